@@ -1,0 +1,3 @@
+"""What all model families share: tokens, hook points, early stop."""
+
+from __future__ import annotations

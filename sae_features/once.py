@@ -1,0 +1,241 @@
+"""Each item once: what the store has is taken from it, only the rest runs through a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from sae_features.errors import SAEFeaturesWarning
+from sae_features.items import text_digest
+from sae_features.weights import backbone_of, shared_sae
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sae_features.store.memory import MemoryStore
+    from sae_features.targets import Target
+
+Rows = TypeVar("Rows")
+
+SCHEMA = 1
+CHUNK_ITEMS = 4096
+CHUNK_CHARACTERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Who computes: all that the values of an item depend on, but the item.
+
+    Attributes
+    ----------
+    target : Target
+        Model, hook point and SAE.
+    tokens, prompt, max_length, overflow, dtype
+        As in :class:`sae_features.SAEFeaturizer`.
+    """
+
+    target: Target
+    tokens: str
+    prompt: str | None
+    max_length: int | None
+    overflow: str
+    dtype: str
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything that the values depend on; batch size and device are not in it."""
+        model, sae = self.target.model, self.target.sae
+        parts = {
+            "schema": SCHEMA,
+            "family": model.family.name,
+            "compute_version": model.family.compute_version,
+            "weights": model.weights_digest,
+            "processor": model.processor_digest,
+            "point": list(self.target.point),
+            "sae": sae and sae.digest(model.d_model),
+            "tokens": self.tokens,
+            "prompt": self.prompt,
+            "max_length": self.longest,
+            "overflow": self.overflow,
+            "prepend_bos": self.prepend_bos,
+            "dtype": self.dtype,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def longest(self) -> int | None:
+        """``max_length`` as given, or as the SAE's context says."""
+        if self.max_length is None and self.target.sae is not None:
+            context = self.target.sae.metadata.get("max_length")
+            return context if isinstance(context, int) else None
+        return self.max_length
+
+    @property
+    def prepend_bos(self) -> bool | None:
+        """Whether a BOS stands first, as the SAE's metadata say."""
+        says = self.target.sae.metadata.get("prepend_bos") if self.target.sae else None
+        return says if isinstance(says, bool) else None
+
+
+@dataclass
+class Notices:
+    """What is to be told of the texts, each by its first position in ``X``."""
+
+    texts: Sequence[str]
+    truncated: list[int] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
+    longest: int | None = None
+
+    def warn(self) -> None:
+        """Issue at most one warning of each kind."""
+        if self.truncated:
+            message = (
+                f"{self._count(self.truncated)} texts are longer than {self.longest} tokens "
+                f"and were truncated (the first is item {min(self.truncated)}); overflow='chunk' uses "
+                "all of them."
+            )
+            warnings.warn(message, SAEFeaturesWarning, stacklevel=4)
+        if self.empty:
+            message = (
+                f"{self._count(self.empty)} texts have no token that counts (the first is "
+                f"item {min(self.empty)}); their rows are zero."
+            )
+            warnings.warn(message, SAEFeaturesWarning, stacklevel=4)
+
+    def _count(self, positions: list[int]) -> str:
+        meant = {self.texts[position] for position in positions}
+        return f"{sum(text in meant for text in self.texts)} of {len(self.texts)}"
+
+
+def rows_of(
+    computation: Computation,
+    texts: Sequence[str],
+    pool: Callable[[list[Any]], Rows],
+    stack: Callable[[list[Rows]], Rows],
+    *,
+    store: MemoryStore | None,
+    device: str | None,
+    batch_size: int | None,
+    progress: Callable[[int], Any] | None = None,
+) -> Rows:
+    """Return one row per text, in order; the model sees each different text at most once.
+
+    Parameters
+    ----------
+    computation : Computation
+        Who computes.
+    texts : sequence of str
+        May repeat.
+    pool : callable
+        Turns values (TokenCodes; PooledItem where the target has no SAE) into rows.
+    stack : callable
+        Lays rows one below the other.
+    store : MemoryStore, optional
+        Where values are looked up and kept.
+    device : str, optional
+        Where the model runs.
+    batch_size : int, optional
+        Windows in a batch.
+    progress : callable, optional
+        Called with numbers of texts that were finished.
+    """
+    identity = computation.identity
+    notices = Notices(texts)
+    first: dict[str, int] = {}
+    for position, text in enumerate(texts):
+        first.setdefault(text, position)
+    unique = list(first)
+    if progress:
+        progress(len(texts) - len(unique))
+    parts = []
+    for start, stop in _chunks(unique):
+        chunk = unique[start:stop]
+        digests = [text_digest(text) for text in chunk]
+        values = store.get_many(identity, digests) if store is not None else {}
+        missing = [i for i, digest in enumerate(digests) if digest not in values]
+        if progress:
+            progress(len(chunk) - len(missing))
+        if missing:
+            wanted = {first[chunk[i]]: chunk[i] for i in missing}
+            fresh = _compute(
+                computation,
+                wanted,
+                notices,
+                device=device,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            computed = dict(zip((digests[i] for i in missing), fresh, strict=True))
+            values |= computed
+            if store is not None:
+                store.put_many(identity, computed)
+        parts.append(pool([values[digest] for digest in digests]))
+    notices.warn()
+    rows: Any = parts[0] if len(parts) == 1 else stack(parts)
+    if len(unique) < len(texts):
+        number = {text: i for i, text in enumerate(unique)}
+        rows = rows[np.array([number[text] for text in texts])]
+    return cast("Rows", rows)
+
+
+def _compute(
+    computation: Computation,
+    texts: dict[int, str],
+    notices: Notices,
+    *,
+    device: str | None,
+    batch_size: int | None,
+    progress: Callable[[int], Any] | None,
+) -> list[Any]:
+    """Run the model over texts, given by their positions in ``X``."""
+    from sae_features.extraction import CodesReader, PooledReader, extract
+
+    target = computation.target
+    backbone = backbone_of(target.model, device=device, dtype=computation.dtype)
+    longest = computation.longest
+    if computation.max_length is None and longest is not None:
+        longest = min(longest, backbone.max_length)
+    policy = backbone.token_policy(
+        tokens=computation.tokens,
+        prompt=computation.prompt,
+        max_length=longest,
+        overflow=computation.overflow,
+        prepend_bos=computation.prepend_bos,
+    )
+    d_model = target.model.d_model
+    reader: CodesReader | PooledReader
+    if target.sae is None:
+        reader = PooledReader(target.point, d_model)
+    else:
+        found = target.sae
+        sae = shared_sae(found.digest(d_model), device, lambda place: found.load(d_model, place))
+        reader = CodesReader(target.point, sae)
+    extracted = extract(
+        backbone,
+        list(texts.values()),
+        policy,
+        [reader],
+        batch_size=batch_size,
+        progress=progress,
+    )
+    positions = list(texts)
+    notices.longest = policy.max_length
+    notices.truncated += [positions[i] for i in extracted.truncated]
+    notices.empty += [positions[i] for i in extracted.empty]
+    return extracted.values[0]
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yield bounds of consecutive texts, few enough to hold their codes in memory."""
+    start = characters = 0
+    for position, text in enumerate(texts):
+        characters += len(text)
+        is_last = position + 1 == len(texts)
+        if is_last or position + 1 - start >= CHUNK_ITEMS or characters >= CHUNK_CHARACTERS:
+            yield start, position + 1
+            start, characters = position + 1, 0

@@ -1,0 +1,146 @@
+"""Ragged arrays: what belongs to the tokens of several items, laid end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class TokenActivations:
+    """Dense activations of the tokens of several items.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_tokens, d), float32
+        One row per token, the items' tokens one after the other.
+    offsets : ndarray of shape (n_items + 1,), int64
+        Item ``i`` owns the rows ``offsets[i]:offsets[i + 1]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> acts = TokenActivations(np.zeros((3, 2), np.float32), np.array([0, 1, 3]))
+    >>> len(acts), acts[1].shape
+    (2, (2, 2))
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, item: int) -> np.ndarray:
+        """Return the activations of one item, shape (n_tokens_i, d)."""
+        start, stop = _bounds(self.offsets, item)
+        return self.values[start:stop]
+
+
+@dataclass(frozen=True)
+class TokenCodes:
+    """Sparse latents of the tokens of several items.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (nnz,), int32
+        Latents that fire, ascending within a token.
+    values : ndarray of shape (nnz,), float32
+        How strongly; never 0.
+    token_offsets : ndarray of shape (n_tokens + 1,), int64
+        Token ``t`` owns the entries ``token_offsets[t]:token_offsets[t + 1]``.
+    item_offsets : ndarray of shape (n_items + 1,), int64
+        Item ``i`` owns the tokens ``item_offsets[i]:item_offsets[i + 1]``.
+    n_latents : int
+        Number of latents of the SAE.
+    """
+
+    indices: np.ndarray
+    values: np.ndarray
+    token_offsets: np.ndarray
+    item_offsets: np.ndarray
+    n_latents: int
+
+    def __len__(self) -> int:
+        return len(self.item_offsets) - 1
+
+    def __getitem__(self, item: int) -> TokenCodes:
+        """Return the codes of one item."""
+        first, last = _bounds(self.item_offsets, item)
+        offsets = self.token_offsets[first : last + 1]
+        entries = slice(offsets[0], offsets[-1])
+        return TokenCodes(
+            self.indices[entries].copy(),
+            self.values[entries].copy(),
+            offsets - offsets[0],
+            np.array([0, last - first], np.int64),
+            self.n_latents,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the arrays take."""
+        arrays = (self.indices, self.values, self.token_offsets, self.item_offsets)
+        return sum(array.nbytes for array in arrays)
+
+    def tocsr(self) -> sp.csr_matrix:
+        """Return a sparse matrix of shape (n_tokens, n_latents) that shares the arrays."""
+        shape = (len(self.token_offsets) - 1, self.n_latents)
+        return sp.csr_matrix((self.values, self.indices, self.token_offsets), shape=shape)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[TokenCodes], n_latents: int) -> TokenCodes:
+        """Lay the items of several codes end to end.
+
+        Parameters
+        ----------
+        parts : sequence of TokenCodes
+            May be empty; all with ``n_latents`` latents.
+        n_latents : int
+            Number of latents.
+        """
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *(part.indices for part in parts)]),
+            np.concatenate([np.empty(0, np.float32), *(part.values for part in parts)]),
+            join_offsets([part.token_offsets for part in parts]),
+            join_offsets([part.item_offsets for part in parts]),
+            n_latents,
+        )
+
+
+def join_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the offsets of ragged arrays laid end to end.
+
+    Examples
+    --------
+    >>> join_offsets([np.array([0, 2, 3]), np.array([0, 1])]).tolist()
+    [0, 2, 3, 4]
+    """
+    return offsets_of([np.diff(part) for part in parts])
+
+
+def offsets_of(lengths: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return int64 offsets, starting with 0, of one or several arrays of lengths.
+
+    Examples
+    --------
+    >>> offsets_of(np.array([2, 0, 1])).tolist()
+    [0, 2, 2, 3]
+    """
+    pieces = [lengths] if isinstance(lengths, np.ndarray) else lengths
+    return np.concatenate([np.zeros(1, np.int64), *pieces]).astype(np.int64).cumsum()
+
+
+def _bounds(offsets: np.ndarray, item: int) -> tuple[int, int]:
+    n_items = len(offsets) - 1
+    if not -n_items <= item < n_items:
+        message = f"Got item {item}; expected one of {n_items} items."
+        raise IndexError(message)
+    position = item % n_items
+    return int(offsets[position]), int(offsets[position + 1])

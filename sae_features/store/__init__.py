@@ -1,0 +1,3 @@
+"""What was computed once is kept, by who computed it and by the digest of the item."""
+
+from __future__ import annotations

@@ -1,0 +1,253 @@
+"""What ``model``, ``layer``, ``site`` and ``sae`` stand for, each filled from the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_features.errors import InvalidParameterError, expected_one_of
+from sae_features.families import ModelFiles, families, find_model, known_saes
+from sae_features.hook_point import SITES, HookPoint
+from sae_features.releases import FileSAE, SAEReference, find_sae, sae_of_source
+
+DEFAULT_MODEL = "minilm"
+DEFAULT_SITE = "resid_post"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: each part may be None."""
+
+    model: str | Path | None = None
+    layer: int | None = None
+    site: str | None = None
+    sae: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model found, the place to read it, and the SAE found; nothing is loaded.
+
+    Attributes
+    ----------
+    model : ModelFiles
+    point : HookPoint
+    sae : FileSAE, RandomSAE or None
+    """
+
+    model: ModelFiles
+    point: HookPoint
+    sae: SAEReference | None
+
+
+def resolve_sae(request: Request) -> SAEReference:
+    """Return the SAE that a request stands for, without looking for the model's weights.
+
+    Raises
+    ------
+    InvalidParameterError
+        If no SAE is known for the model (and layer); the message lists what there is.
+    """
+    _check_request(request)
+    if request.sae is not None:
+        return find_sae(request.sae)
+    candidates = _sources_of_model(DEFAULT_MODEL if request.model is None else request.model)
+    if request.site is not None:
+        candidates = [source for source in candidates if source.site == request.site]
+    layers = sorted({source.layer for source in candidates})
+    if request.layer is None:
+        chosen = [source for source in candidates if source.is_default]
+    else:
+        layer = request.layer
+        if layer < 0 and candidates:
+            layer += find_model(candidates[0].model).n_layers
+        chosen = [source for source in candidates if source.layer == layer]
+    if not chosen:
+        raise InvalidParameterError(_no_sae(request, layers))
+    return sae_of_source(chosen[0])
+
+
+def resolve_target(request: Request, *, with_sae: bool) -> Target:
+    """Return model, hook point and SAE that a request stands for.
+
+    Parameters
+    ----------
+    request : Request
+        What the user gave.
+    with_sae : bool
+        Whether features are latents; without, only the hook point is filled in.
+
+    Raises
+    ------
+    InvalidParameterError
+        If parts contradict each other, or a part is missing and cannot be filled in.
+    """
+    if not with_sae:
+        _check_request(request)
+        files = find_model(DEFAULT_MODEL if request.model is None else request.model)
+        return Target(files, _point_without_sae(request, files), None)
+    sae = resolve_sae(request)
+    files = find_model(_model_name(request, sae))
+    point = _point_of(request, sae, files)
+    _check_model(request, sae, files)
+    if sae.d_in(files.d_model) != files.d_model:
+        message = (
+            f"The SAE {sae.name!r} takes activations of size {sae.d_in(files.d_model)}, but the model "
+            f"{files.name!r} has {files.d_model}; they do not belong together."
+        )
+        raise InvalidParameterError(message)
+    return Target(files, point, sae)
+
+
+def _sources_of_model(model: str | Path) -> list[Any]:
+    """Return the known SAEs of a model, matched by alias, repository or content."""
+    name = str(model)
+    by_name = [source for source in known_saes() if source.model in _names_of(name)]
+    if by_name or not Path(model).expanduser().is_dir():
+        if not by_name:
+            find_model(model)  # a model that does not exist is the better error
+        return by_name
+    digest = find_model(model).weights_digest
+    return [
+        source
+        for source in known_saes()
+        if _recorded_model(sae_of_source(source)).get("digest") == digest
+    ]
+
+
+def _names_of(name: str) -> set[str]:
+    names = {name}
+    for family in families().values():
+        for alias, source in family.aliases.items():
+            if name in (source.repo_id, f"{source.repo_id}@{source.revision}"):
+                names.add(alias)
+    return names
+
+
+def _recorded_model(sae: SAEReference) -> dict[str, Any]:
+    recorded = sae.metadata.get("model")
+    if isinstance(recorded, str):
+        return {"id": recorded}
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def _model_name(request: Request, sae: SAEReference) -> str | Path:
+    if request.model is not None:
+        return request.model
+    if isinstance(sae, FileSAE):
+        if sae.source is not None:
+            return sae.source.model
+        recorded = _recorded_model(sae)
+        if recorded.get("id"):
+            revision = recorded.get("revision")
+            is_hub = "/" in recorded["id"] and revision
+            return f"{recorded['id']}@{revision}" if is_hub else str(recorded["id"])
+        message = f"The SAE {sae.name!r} does not say which model it belongs to; give model=…"
+        raise InvalidParameterError(message)
+    return DEFAULT_MODEL
+
+
+def _point_of(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoint:
+    known = sae.hook_point
+    if known is None:
+        return _point_without_sae(request, files)
+    layer = _count_from_0(request.layer, files)
+    if layer is not None and layer != known.layer:
+        message = (
+            f"Got layer={request.layer}, but the SAE {sae.name!r} reads layer {known.layer}; leave one "
+            "of them out."
+        )
+        raise InvalidParameterError(message)
+    if request.site is not None and request.site != known.site:
+        message = (
+            f"Got site={request.site!r}, but the SAE {sae.name!r} reads {known.site!r}; leave one of "
+            "them out."
+        )
+        raise InvalidParameterError(message)
+    if known.layer >= files.n_layers:
+        message = (
+            f"The SAE {sae.name!r} reads layer {known.layer}, but the model {files.name!r} has "
+            f"{files.n_layers} blocks; they do not belong together."
+        )
+        raise InvalidParameterError(message)
+    return known
+
+
+def _point_without_sae(request: Request, files: ModelFiles) -> HookPoint:
+    layer = _count_from_0(request.layer, files)
+    site = request.site or DEFAULT_SITE
+    if layer is not None:
+        return HookPoint(layer, site)
+    for source in _sources_of_model(files.name):
+        if source.is_default:
+            return HookPoint(source.layer, site)
+    message = f"The model {files.name!r} has no default layer; give layer=0 to {files.n_layers - 1}."
+    raise InvalidParameterError(message)
+
+
+def _count_from_0(layer: int | None, files: ModelFiles) -> int | None:
+    if layer is None:
+        return None
+    n_layers = files.n_layers
+    if not -n_layers <= layer < n_layers:
+        message = (
+            f"Got layer={layer}; expected 0 to {n_layers - 1} (or -{n_layers} to -1): the model "
+            f"{files.name!r} has {n_layers} blocks."
+        )
+        raise InvalidParameterError(message)
+    return layer % n_layers
+
+
+def _check_model(request: Request, sae: SAEReference, files: ModelFiles) -> None:
+    """Raise where the SAE was trained on other weights than those found."""
+    recorded = _recorded_model(sae)
+    name, digest = recorded.get("id"), recorded.get("digest")
+    if digest is not None:
+        if digest == files.weights_digest:
+            return
+        owner = f"{name!r} (weights {digest[:12]}…)"
+        found = f"has other weights ({files.weights_digest[:12]}…)"
+    else:
+        # A folder may hold any model: without a digest only names can contradict each other.
+        if name is None or files.source is None or _names_of(name) & _names_of(files.name):
+            return
+        owner, found = repr(name), "is another one"
+    message = (
+        f"The SAE {sae.name!r} belongs to the model {owner}, but "
+        f"{'the model given' if request.model is not None else 'the model found'}, {files.name!r}, "
+        f"{found}. To use them together on purpose, save a copy of the SAE without a recorded model: "
+        "dataclasses.replace(load_sae(…), metadata={}).save(folder)."
+    )
+    raise InvalidParameterError(message)
+
+
+def _check_request(request: Request) -> None:
+    layer = request.layer
+    if layer is not None and (isinstance(layer, bool) or not hasattr(layer, "__index__")):
+        raise InvalidParameterError(f"Got layer={layer!r}; expected an integer or None.")
+    if request.site is not None and request.site not in SITES:
+        raise InvalidParameterError(expected_one_of("site", request.site, SITES))
+    for name in ("model", "sae"):
+        value = getattr(request, name)
+        if value is not None and not isinstance(value, str | Path):
+            message = (
+                f"Got {name} of type {type(value).__name__}; expected its name or path, so that clones "
+                "stay cheap."
+            )
+            raise InvalidParameterError(message)
+
+
+def _no_sae(request: Request, layers: list[int]) -> str:
+    model = DEFAULT_MODEL if request.model is None else request.model
+    at_site = "" if request.site is None else f" and site={request.site!r}"
+    if layers:
+        where = f"layer={request.layer}" if request.layer is not None else "no layer"
+        return (
+            f"Got model={str(model)!r} with {where}{at_site}; SAEs of this model are known for layers "
+            f"{', '.join(map(str, layers))}. Choose one of them, or give sae=…"
+        )
+    return (
+        f"No SAE is known for model={str(model)!r}{at_site}; give sae=FOLDER (train one for your "
+        "model), or use ActivationFeaturizer for its hidden states."
+    )

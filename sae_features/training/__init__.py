@@ -1,0 +1,3 @@
+"""Training of sparse autoencoders on activations."""
+
+from __future__ import annotations

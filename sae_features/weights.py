@@ -1,0 +1,151 @@
+"""Loaded weights, shared by everything in a process and bounded in number.
+
+Estimators hold names, not weights: clones, folds and pipelines share what is loaded here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from sae_features.errors import InvalidParameterError
+from sae_features.families import ModelFiles, check_model_options, find_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from pathlib import Path
+
+    from sae_features.saes.autoencoder import SparseAutoencoder
+
+MAX_BACKBONES = 2
+"""Backbones kept at a time; the least recently used one goes first."""
+MAX_SAES = 8
+"""SAEs kept at a time."""
+
+
+class _Shared:
+    """A small least-recently-used cache that makes each value once, also among threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key not in self._values:
+                while len(self._values) >= self.size:
+                    self._values.popitem(last=False)
+                self._values[key] = make()
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def clear(self) -> int:
+        with self._lock:
+            count = len(self._values)
+            self._values.clear()
+            return count
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+_backbones = _Shared(MAX_BACKBONES)
+_saes = _Shared(MAX_SAES)
+
+
+def load_backbone(model: str | Path, *, device: str | None = None, dtype: str | None = None) -> Any:
+    """Load a pretrained model, or take it from those that are loaded.
+
+    Parameters
+    ----------
+    model : str or Path
+        An alias (``"minilm"``), a local folder, or ``owner/name`` on the Hugging Face hub.
+    device : str, optional
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; a GPU if there is one, when not given.
+    dtype : {"float32", "bfloat16", "float16", "float64"}, optional
+        Type that is computed in; float32 when not given, whatever the checkpoint holds.
+
+    Returns
+    -------
+    backbone
+        With ``activations(items, layer=…)``; see
+        :class:`sae_features.backbones.text.TextBackbone`.
+
+    Raises
+    ------
+    AssetNotFoundError, CheckpointError, PluginError
+        As the message says.
+
+    Examples
+    --------
+    >>> from sae_features import load_backbone
+    >>> load_backbone("minilm").n_layers
+    6
+    """
+    check_model_options(device, dtype)
+    return backbone_of(find_model(model), device=device, dtype=dtype)
+
+
+def backbone_of(files: ModelFiles, *, device: str | None, dtype: str | None) -> Any:
+    """Return the backbone of files that were found; one per content, device and type."""
+    place, kind = choose_device(device), dtype or "float32"
+    key = (files.weights_digest, files.processor_digest, place, kind)
+    family = files.family
+    return _backbones.get(
+        key, lambda: family.backbone_class().load(files.folder, device=place, dtype=kind)
+    )
+
+
+def shared_sae(digest: str, device: str | None, make: Callable[[str], SparseAutoencoder]) -> Any:
+    """Return an SAE by its digest, made on first use for a device."""
+    place = choose_device(device)
+    return _saes.get((digest, place), lambda: make(place))
+
+
+def release_weights() -> int:
+    """Let go of all backbones and SAEs that this process has loaded.
+
+    They are loaded again when they are needed.
+
+    Returns
+    -------
+    int
+        How many were let go.
+
+    Examples
+    --------
+    >>> from sae_features.weights import release_weights
+    >>> _ = release_weights()
+    >>> release_weights()
+    0
+    """
+    return _backbones.clear() + _saes.clear()
+
+
+def loaded_counts() -> dict[str, int]:
+    """Return how many backbones and SAEs are loaded."""
+    return {"backbones": len(_backbones), "saes": len(_saes)}
+
+
+def choose_device(device: str | None) -> str:
+    """Return the device to compute on.
+
+    Raises
+    ------
+    InvalidParameterError
+        If torch does not know or does not have it.
+    """
+    import torch
+
+    if device is None:
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        message = f"Got device={device!r}, which torch cannot use here: {str(error).splitlines()[0]}"
+        raise InvalidParameterError(message) from error
+    return device

@@ -1,0 +1,46 @@
+"""Importing the package is cheap: neither torch nor transformers comes with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import sae_features
+
+
+def modules_after(statement):
+    program = f"import sys\n{statement}\nprint(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import sae_features",
+        "import sae_features; sae_features.list_families()",
+        "from sae_features import list_families, SAEFeaturesError, SAEFeaturesWarning",
+        "from sae_features import SAEFeaturizer; repr(SAEFeaturizer())",
+        "import sae_features_bert",
+        "import sae_features.cli",
+    ],
+)
+def test_neither_torch_nor_transformers_is_imported(statement):
+    assert not {"torch", "transformers"} & modules_after(statement)
+
+
+def test_the_bare_import_brings_no_scientific_stack():
+    assert not {"numpy", "scipy", "sklearn"} & modules_after("import sae_features")
+
+
+@pytest.mark.parametrize("name", sae_features.__all__)
+def test_every_public_name_is_there_and_in_the_docs(name):
+    assert getattr(sae_features, name) is not None
+    assert name in dir(sae_features)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'Featurizer'"):
+        sae_features.Featurizer  # noqa: B018

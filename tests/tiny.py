@@ -1,0 +1,169 @@
+"""Tiny models, SAEs and distributions that tests write into temporary folders."""
+
+from __future__ import annotations
+
+import json
+import string
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from sae_features import discovery, families
+from sae_features.families import ModelFamily
+from sae_features.hook_point import HookPoint
+from sae_features.saes.autoencoder import SparseAutoencoder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import pytest
+
+N_LAYERS = 3
+D_MODEL = 32
+MAX_POSITIONS = 64
+WORDS = (
+    "a an and answer bad beautiful bright brook calm cold day deep dull evening far fine fish flows "
+    "forest good great green hill hot it lake light long moon morning mountain moving near night not "
+    "of old passage plain poor quiet query rain red river road sad sea short sky slow small snow song "
+    "star stone story stream summer sun sweet the tree valley very village warm wave wide wind winter "
+    "wonderful wood young"
+).split()
+SHAPE: dict[str, Any] = {
+    "num_hidden_layers": N_LAYERS,
+    "hidden_size": D_MODEL,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "initializer_range": 0.3,
+}
+
+
+def write_bert(folder: Path, *, seed: int = 0, **config: Any) -> Path:
+    """Write a random BERT with a WordPiece tokenizer: ``[CLS] text [SEP]``, no BOS."""
+    letters = list(string.ascii_lowercase + string.digits + string.punctuation)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *WORDS])
+    ids = {token: i for i, token in enumerate(vocab)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
+        model_max_length=MAX_POSITIONS,
+    ).save_pretrained(folder)
+    options = {**SHAPE, "vocab_size": len(ids), "max_position_embeddings": MAX_POSITIONS, **config}
+    torch.manual_seed(seed)
+    BertModel(BertConfig(**options)).save_pretrained(folder)
+    return folder
+
+
+def write_xlmr(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random XLM-R with a Unigram tokenizer: ``<s> text </s>``, positions that start at 2."""
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = [*(f"▁{word}" for word in WORDS), "▁", *string.ascii_lowercase, *".,!?:<>/"]
+    scored = [(token, 0.0) for token in special] + [(p, -float(i + 1)) for i, p in enumerate(pieces)]
+    tokenizer = Tokenizer(models.Unigram(scored, unk_id=special.index("<unk>"), byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+    ).save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = XLMRobertaConfig(
+        **SHAPE,
+        vocab_size=len(scored),
+        max_position_embeddings=MAX_POSITIONS + 2,
+        type_vocab_size=1,
+        pad_token_id=1,
+    )
+    XLMRobertaModel(config).save_pretrained(folder)
+    return folder
+
+
+def random_sae(
+    architecture: str = "topk",
+    *,
+    d_in: int = D_MODEL,
+    n_latents: int = 48,
+    k: int = 5,
+    seed: int = 0,
+    point: HookPoint | None = HookPoint(1),  # noqa: B008 a tuple
+    metadata: Mapping[str, Any] | None = None,
+) -> SparseAutoencoder:
+    """Return a random SAE."""
+    torch.manual_seed(seed)
+    return SparseAutoencoder(
+        architecture,
+        W_enc=torch.randn(d_in, n_latents) / d_in**0.5,
+        b_enc=torch.randn(n_latents) * 0.1,
+        b_dec=torch.randn(d_in) * 0.1,
+        W_dec=torch.randn(n_latents, d_in) / n_latents**0.5,
+        threshold=torch.rand(n_latents) if architecture == "jumprelu" else None,
+        k=k if architecture == "topk" else None,
+        hook_point=point,
+        metadata=metadata or {},
+    )
+
+
+def write_distribution(
+    root: Path,
+    name: str,
+    entry_points: Mapping[str, Mapping[str, str]],
+    *,
+    version: str = "1.0",
+    modules: Mapping[str, str] | None = None,
+) -> None:
+    """Write what an installer leaves behind: modules and ``.dist-info``."""
+    info = root / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(
+        "".join(
+            f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in entries.items())
+            for group, entries in entry_points.items()
+        )
+    )
+    for module, source in (modules or {}).items():
+        (root / f"{module}.py").write_text(source)
+
+
+def use_families(monkeypatch: pytest.MonkeyPatch, *installed: ModelFamily) -> None:
+    """Let these be the families that are installed, and work."""
+    by_name = {family.name: family for family in installed}
+    genuine = discovery.load_working
+
+    def load_working(group: str) -> dict[str, Any]:
+        return dict(by_name) if group == families.GROUP else genuine(group)
+
+    monkeypatch.setattr(discovery, "load_working", load_working)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change fields of a JSON file; a field that becomes None is dropped."""
+    content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    kept = {name: value for name, value in content.items() if value is not None}
+    path.write_text(json.dumps(kept), encoding="utf-8")
