@@ -19,7 +19,7 @@ _POPULATIONS = ("nonzero", "all")
 _DENSE_BLOCK = 2**22  # dense values that are made sparse at a time
 
 
-class LatentBinarizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class LatentBinarizer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Set each latent to 1 where it exceeds a threshold and to 0 elsewhere.
 
     The thresholds are given, one for all columns or one per column, or learned in `fit`: with

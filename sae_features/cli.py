@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import sae_features
-from sae_features.errors import SAEFeaturesError
+from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -276,5 +276,6 @@ def _one_line_warnings() -> Iterator[None]:
         sys.stderr.write(f"sae-features: warning: {message}\n")
 
     with warnings.catch_warnings():
+        warnings.simplefilter("default", SAEFeaturesWarning)
         warnings.showwarning = show
         yield

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 
 from sae_features.datasets import load_movie_snippets
@@ -46,27 +47,43 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Method:
-    """A pipeline and the values that are searched for it inside each training fold."""
+class Variant:
+    """One way of a method: what is learned from, and the pipeline that learns."""
 
+    X: Any
     pipeline: Pipeline
-    grid: dict[str, list[Any]]
 
 
-def methods() -> dict[str, Method]:
-    """Return what the demonstration compares, by name."""
-    control = f"random:{_default_sae().n_latents}:{_default_sae().header.conventions['k']}"
-    pooled = {"featurizer__pooling": list(POOLINGS)}
+def methods(texts: list[str]) -> dict[str, Callable[[], dict[str, Variant]]]:
+    """Return what is compared, by name: functions that give the variants to choose from.
+
+    Featurizers learn nothing, so that their features may be taken once for all folds; whatever
+    learns (TF-IDF, scaling, the classifier) does so inside each training fold.
+    """
+    sae = _default_sae()
+    control = f"random:{sae.n_latents}:{sae.header.conventions['k']}"
+
+    def pooled(featurizer: Any, scaler: Any) -> dict[str, Variant]:
+        return {
+            pooling: Variant(
+                clone(featurizer).set_params(pooling=pooling).transform(texts), _pipeline(scaler)
+            )
+            for pooling in POOLINGS
+        }
+
     return {
-        "sae": _method(SAEFeaturizer(), MaxAbsScaler(), pooled),
-        "sae_binarized": _method(SAEFeaturizer(binarize=True), MaxAbsScaler(), {}),
-        "hidden_states": _method(ActivationFeaturizer(), StandardScaler(), pooled),
-        "tfidf": _method(
-            TfidfVectorizer(sublinear_tf=True),
-            MaxAbsScaler(),
-            {"featurizer__ngram_range": [(1, 1), (1, 2)], "scaler": ["passthrough"]},
-        ),
-        "random_sae": _method(SAEFeaturizer(sae=control), MaxAbsScaler(), pooled),
+        "sae": lambda: pooled(SAEFeaturizer(), MaxAbsScaler()),
+        "sae_binarized": lambda: {
+            "binarized": Variant(SAEFeaturizer(binarize=True).transform(texts), _pipeline())
+        },
+        "hidden_states": lambda: pooled(ActivationFeaturizer(), StandardScaler()),
+        "tfidf": lambda: {
+            f"1-{n}-grams": Variant(
+                texts, _pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, n)))
+            )
+            for n in (1, 2)
+        },
+        "random_sae": lambda: pooled(SAEFeaturizer(sae=control), MaxAbsScaler()),
     }
 
 
@@ -90,9 +107,9 @@ def run_demo(say: Callable[[str], Any] = lambda _: None) -> dict[str, Any]:
     splits = list(folds.split(data.data, data.target))
     scores: dict[str, Any] = {}
     predictions: dict[str, np.ndarray] = {}
-    for name, method in methods().items():
+    for name, variants in methods(data.data).items():
         begun = time.perf_counter()
-        scores[name], predictions[name] = _cross_validate(method, data.data, data.target, splits)
+        scores[name], predictions[name] = _cross_validate(variants(), data.target, splits)
         say(f"{NAMES[name]}: {time.perf_counter() - begun:.1f} s")
     differences = {
         f"sae - {other}": _difference(data.target, predictions["sae"], predictions[other])
@@ -127,7 +144,7 @@ def telling_latents(
     selector = LatentSelector(N_LATENTS, criterion="auroc").fit(features, target)
     labels = _default_sae().labels
     rows = []
-    for latent in np.argsort(-selector.scores_, kind="stable")[:N_LATENTS]:
+    for latent in selector.best_latents_:
         values = features[:, [latent]].toarray().ravel()
         fires = np.flatnonzero(values > 0)
         inside = [float(values[target == side].mean()) for side in (0, 1)]
@@ -172,23 +189,31 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _method(featurizer: Any, scaler: Any, grid: dict[str, list[Any]]) -> Method:
-    classifier = LogisticRegression(max_iter=1000)
-    steps = [("featurizer", featurizer), ("scaler", scaler), ("classifier", classifier)]
-    return Method(Pipeline(steps), {**grid, "classifier__C": list(STRENGTHS)})
+def _pipeline(*steps: Any) -> Pipeline:
+    return make_pipeline(*steps, LogisticRegression(max_iter=1000))
 
 
 def _cross_validate(
-    method: Method, texts: list[str], target: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray]]
+    variants: dict[str, Variant], target: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[dict[str, Any], np.ndarray]:
+    """Return scores and out-of-fold predictions; variant and C are chosen inside each fold."""
     predicted = np.empty_like(target)
     folds, chosen = [], []
     for train, test in splits:
-        search = GridSearchCV(method.pipeline, method.grid, scoring="f1_macro", cv=N_INNER_FOLDS)
-        search.fit([texts[i] for i in train], target[train])
-        predicted[test] = search.predict([texts[i] for i in test])
+        searches = {}
+        for name, variant in variants.items():
+            search = GridSearchCV(
+                variant.pipeline,
+                {"logisticregression__C": STRENGTHS},
+                scoring="f1_macro",
+                cv=N_INNER_FOLDS,
+                n_jobs=-1,
+            )
+            searches[name] = search.fit(_rows(variant.X, train), target[train])
+        best = max(searches, key=lambda name: searches[name].best_score_)
+        predicted[test] = searches[best].predict(_rows(variants[best].X, test))
         folds.append(float(f1_score(target[test], predicted[test], average="macro")))
-        chosen.append({key: str(value) for key, value in search.best_params_.items()})
+        chosen.append({"variant": best, "C": searches[best].best_params_["logisticregression__C"]})
     score = {
         "mean": float(np.mean(folds)),
         "std": float(np.std(folds, ddof=1)),
@@ -196,6 +221,10 @@ def _cross_validate(
         "chosen": chosen,
     }
     return score, predicted
+
+
+def _rows(X: Any, positions: np.ndarray) -> Any:
+    return [X[i] for i in positions] if isinstance(X, list) else X[positions]
 
 
 def _difference(target: np.ndarray, ours: np.ndarray, other: np.ndarray) -> dict[str, float]:

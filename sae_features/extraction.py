@@ -227,4 +227,5 @@ def codes_of_activations(sae: SparseAutoencoder, activations: TokenActivations) 
     TokenCodes
         Of the same items and tokens.
     """
-    return encode_tokens(sae, torch.from_numpy(activations.values), activations.offsets)
+    values = np.require(activations.values, requirements=["C", "W"])  # as torch wants it
+    return encode_tokens(sae, torch.from_numpy(values), activations.offsets)

@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib
-import json
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from sae_features import discovery
-from sae_features.assets import file_sha256, hub_folder, package_folder
+from sae_features.assets import hub_folder, package_folder
+from sae_features.checkpoints import (
+    CONFIG,
+    MODEL_PATTERNS,
+    digest_of_files,
+    is_complete,
+    processor_files,
+    read_config,
+    weight_files,
+)
 from sae_features.errors import (
     AssetNotFoundError,
     CheckpointError,
     InvalidParameterError,
     PluginError,
-    SAEFeaturesError,
 )
 
 GROUP = "sae_features.families"
 API_VERSION = (1, 0)
-
-CONFIG = "config.json"
-WEIGHT_INDEX = "model.safetensors.index.json"
-PROCESSOR_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-)
-HUB_PATTERNS = (CONFIG, "model*.safetensors", WEIGHT_INDEX, *PROCESSOR_FILES)
 
 
 @dataclass(frozen=True)
@@ -156,7 +144,7 @@ class ModelFiles:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's configuration."""
-        return _read_config(self.folder)
+        return read_config(self.folder)
 
     @property
     def n_layers(self) -> int:
@@ -171,14 +159,12 @@ class ModelFiles:
     @property
     def weights_digest(self) -> str:
         """SHA-256 of the weights; equal for equal files, wherever they come from."""
-        return _digest({path.name: file_sha256(path) for path in weight_files(self.folder)})
+        return digest_of_files(weight_files(self.folder))
 
     @property
     def processor_digest(self) -> str:
         """SHA-256 of configuration and tokenizer."""
-        names = (CONFIG, *PROCESSOR_FILES)
-        present = [self.folder / name for name in names if (self.folder / name).is_file()]
-        return _digest({path.name: file_sha256(path) for path in present})
+        return digest_of_files(processor_files(self.folder))
 
     def _size(self, name: str) -> int:
         value = self.config.get(name)
@@ -277,7 +263,7 @@ def find_model(model: str | Path) -> ModelFiles:
         for source in family.aliases.values():
             if source.repo_id == repo_id and (not revision or revision == source.revision):
                 return ModelFiles(name, _folder_of_source(name, source), family, source)
-    folder = hub_folder(repo_id, revision or None, HUB_PATTERNS, is_complete=_is_complete)
+    folder = hub_folder(repo_id, revision or None, MODEL_PATTERNS, is_complete=is_complete)
     # The cache names the folder of a snapshot by its commit.
     return ModelFiles(name, folder, _family_of(folder), ModelSource(repo_id, folder.name))
 
@@ -296,55 +282,13 @@ def sae_folder(source: SAESource) -> Path:
     return folder
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model.
-
-    Raises
-    ------
-    CheckpointError
-        If there are none, or an index is damaged, or names a file that is missing, outside the
-        folder, or not in safetensors format.
-    """
-    index = folder / WEIGHT_INDEX
-    if index.is_file():
-        paths = [folder / shard for shard in _shards(index)]
-    else:
-        paths = [folder / "model.safetensors"]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        pickled = [path.name for path in folder.glob("*.bin")]
-        hint = (
-            f" It has {', '.join(pickled)}: pickled weights can execute code and are not read. Convert "
-            "them with transformers' save_pretrained."
-            if pickled
-            else ""
-        )
-        raise CheckpointError(f"{folder} lacks {', '.join(missing)}.{hint}")
-    return paths
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is damaged; expected JSON with a weight_map.") from error
-    if not shards:
-        raise CheckpointError(f"{index} names no files.")
-    if any(Path(shard).name != shard for shard in shards):
-        raise CheckpointError(f"{index} names files outside its folder: {', '.join(shards)}.")
-    foreign = [shard for shard in shards if not shard.endswith(".safetensors")]
-    if foreign:
-        raise CheckpointError(f"{index} names files that are not safetensors: {', '.join(foreign)}.")
-    return shards
-
-
 def _folder_of_source(name: str, source: ModelSource) -> Path:
     if source.package:
         folder = package_folder(source.package, source.package_path)
         if folder is not None:
             return folder
     try:
-        return hub_folder(source.repo_id, source.revision, HUB_PATTERNS, is_complete=_is_complete)
+        return hub_folder(source.repo_id, source.revision, MODEL_PATTERNS, is_complete=is_complete)
     except AssetNotFoundError as error:
         if source.requirement is None:
             raise
@@ -352,18 +296,8 @@ def _folder_of_source(name: str, source: ModelSource) -> Path:
         raise AssetNotFoundError(message) from error
 
 
-def _is_complete(folder: Path) -> bool:
-    if not (folder / CONFIG).is_file():
-        return False
-    try:
-        weight_files(folder)
-    except CheckpointError:
-        return False
-    return True
-
-
 def _family_of(folder: Path) -> ModelFamily:
-    model_type = _read_config(folder).get("model_type")
+    model_type = read_config(folder).get("model_type")
     claims = [family for family in families().values() if model_type in family.model_types]
     if len(claims) > 1:
         names = " and ".join(family.name for family in claims)
@@ -396,30 +330,6 @@ def _unknown_model(name: str) -> str:
         + (f" Did you mean {near[0]!r}?" if near else "")
         + left_out
     )
-
-
-@lru_cache(maxsize=64)
-def _config_text(path: Path, mtime_ns: int) -> str:  # noqa: ARG001 part of the key
-    return path.read_text(encoding="utf-8")
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(_config_text(path, path.stat().st_mtime_ns))
-    except OSError as error:
-        raise CheckpointError(f"{folder} has no {CONFIG}; expected a transformers model.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object.")
-    return config
-
-
-def _digest(parts: dict[str, str]) -> str:
-    if not parts:
-        raise SAEFeaturesError("There are no files to take a digest of.")
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def check_model_options(device: str | None, dtype: str | None) -> None:

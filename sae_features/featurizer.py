@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sae_features.pooling import Pooling
     from sae_features.releases import SAEReference
 
 
@@ -72,7 +73,10 @@ class _Featurizer(TransformerMixin, BaseEstimator):
         return Request(self.model, self.layer, self.site, getattr(self, "sae", None))
 
     def _target(self) -> Target:
-        target = resolve_target(self._request(), with_sae=self._with_sae)
+        return resolve_target(self._request(), with_sae=self._with_sae)
+
+    def _check_digests(self, target: Target) -> None:
+        """Raise where the files are not those that the estimator was fitted with."""
         for name, digest in self._digests(target).items():
             fitted = getattr(self, name, digest)
             if fitted != digest:
@@ -82,7 +86,6 @@ class _Featurizer(TransformerMixin, BaseEstimator):
                     "bring the files back."
                 )
                 raise DigestMismatchError(message)
-        return target
 
     def _digests(self, target: Target) -> dict[str, str]:
         digests = {"model_digest_": target.model.weights_digest}
@@ -102,6 +105,7 @@ class _Featurizer(TransformerMixin, BaseEstimator):
         self._check_parameters()
         texts = check_texts(X)
         target = self._target()
+        self._check_digests(target)
         computation = Computation(
             target,
             self.tokens,
@@ -307,7 +311,8 @@ class SAEFeaturizer(_Featurizer):
 
         def pool(values: list[TokenCodes], target: Target) -> sp.csr_matrix:
             codes = TokenCodes.concatenate(values, self._width(target))
-            rows = pool_codes(codes, self.pooling, token_top_n=self.token_top_n)
+            pooling = cast("Pooling", self.pooling)
+            rows = pool_codes(codes, pooling, token_top_n=self.token_top_n)
             return self._apply_threshold(rows)
 
         rows = self._rows(X, pool, lambda parts: sp.vstack(parts, format="csr"))
@@ -460,8 +465,8 @@ def _check_choice(name: str, value: object, options: tuple[str, ...]) -> None:
 
 
 def _check_count(name: str, value: object) -> None:
-    is_count = isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
-    if value is not None and not is_count:
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    if value is not None and not (is_integer and int(value) >= 1):  # type: ignore[call-overload]
         raise InvalidParameterError(f"Got {name}={value!r}; expected None or an integer above 0.")
 
 

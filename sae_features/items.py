@@ -64,20 +64,30 @@ def _as_list(X: Any) -> list[Any]:
             f"Got a {type(X).__name__}, which can be read only once; expected {SEQUENCES}: pass list(X)."
         )
         raise InputTypeError(message)
-    columns = getattr(X, "columns", None)
-    if columns is not None:
-        if len(columns) != 1:
-            message = (
-                f"Got a data frame of {len(columns)} columns ({', '.join(map(str, columns[:5]))}); "
-                "expected one: select the column of texts, or use a ColumnTransformer."
-            )
-            raise InvalidInputError(message)
-        X = X[columns[0]]
-    if isinstance(X, np.ndarray) or hasattr(X, "to_numpy"):
-        return _array_items(np.asarray(X) if isinstance(X, np.ndarray) else X.to_numpy())
+    if isinstance(X, np.ndarray):
+        return _array_items(X)
+    if hasattr(X, "to_numpy"):
+        column = _only_column(X)
+        for method in ("to_list", "to_pylist", "tolist"):  # polars' to_numpy() loses NULs at the end
+            if hasattr(column, method):
+                return list(getattr(column, method)())
     if isinstance(X, Mapping) or not isinstance(X, Sequence):
         raise InputTypeError(f"Got X of type {type(X).__name__}; expected {SEQUENCES}.")
     return list(X)
+
+
+def _only_column(X: Any) -> Any:
+    """Return the one column of a data frame; a series as it is."""
+    columns = getattr(X, "columns", None)
+    if columns is None:
+        return X
+    if len(columns) != 1:
+        message = (
+            f"Got a data frame of {len(columns)} columns ({', '.join(map(str, columns[:5]))}); "
+            "expected one: select the column of texts, or use a ColumnTransformer."
+        )
+        raise InvalidInputError(message)
+    return X[columns[0]]
 
 
 def _array_items(array: np.ndarray) -> list[Any]:
@@ -87,20 +97,21 @@ def _array_items(array: np.ndarray) -> list[Any]:
         hint = " Images need a vision model." if array.ndim >= 3 else ""
         message = f"Got an array of shape {array.shape}; expected one text per row.{hint}"
         raise InvalidInputError(message)
-    return list(array)
+    return list(array.tolist())
 
 
 def _check_text(item: Any, position: int) -> str:
     if isinstance(item, str):
+        text = str.__str__(item)  # subclasses (numpy's, members of an Enum) may print otherwise
         try:
-            item.encode()
+            text.encode()
         except UnicodeEncodeError as error:
             message = (
                 f"Item {position} has a lone surrogate at character {error.start}, which no tokenizer "
                 "takes; repair it with text.encode('utf-8', 'replace').decode()."
             )
             raise InvalidInputError(message) from None
-        return str(item)
+        return text
     if _is_missing(item):
         message = f"Got {item!r} as item {position}; expected a text. Drop or fill missing items first."
         raise InvalidInputError(message)

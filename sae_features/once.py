@@ -73,7 +73,7 @@ class Computation:
         if self.max_length is None and self.target.sae is not None:
             context = self.target.sae.metadata.get("max_length")
             return context if isinstance(context, int) else None
-        return self.max_length
+        return None if self.max_length is None else int(self.max_length)  # may be numpy's
 
     @property
     def prepend_bos(self) -> bool | None:
@@ -99,13 +99,13 @@ class Notices:
                 f"and were truncated (the first is item {min(self.truncated)}); overflow='chunk' uses "
                 "all of them."
             )
-            warnings.warn(message, SAEFeaturesWarning, stacklevel=4)
+            warnings.warn(message, SAEFeaturesWarning, stacklevel=6)
         if self.empty:
             message = (
                 f"{self._count(self.empty)} texts have no token that counts (the first is "
                 f"item {min(self.empty)}); their rows are zero."
             )
-            warnings.warn(message, SAEFeaturesWarning, stacklevel=4)
+            warnings.warn(message, SAEFeaturesWarning, stacklevel=6)
 
     def _count(self, positions: list[int]) -> str:
         meant = {self.texts[position] for position in positions}

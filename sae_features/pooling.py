@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import scipy.sparse as sp
 
+from sae_features.errors import InvalidParameterError, expected_one_of
 from sae_features.ragged import TokenCodes, offsets_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ def pool_codes(codes: TokenCodes, pooling: Pooling, *, token_top_n: int | None =
     -------
     csr_matrix of shape (n_items, n_latents), float32
         int32 indices, sorted, without explicit zeros.  Sums are accumulated in float64.
+
+    Raises
+    ------
+    InvalidParameterError
+        If ``pooling`` or ``token_top_n`` cannot be.
     """
+    _check_pooling(pooling, POOLINGS)
     n_tokens = np.diff(codes.item_offsets)
     if pooling in ("first", "last"):
         codes = _one_token(codes, last=pooling == "last")
@@ -106,7 +113,14 @@ def keep_token_top_n(codes: TokenCodes, n: int) -> TokenCodes:
     -------
     TokenCodes
         At most ``n`` entries per token.
+
+    Raises
+    ------
+    InvalidParameterError
+        If ``n`` is below 1.
     """
+    if n < 1:
+        raise InvalidParameterError(f"Got token_top_n={n}; expected at least 1.")
     fires = np.diff(codes.token_offsets)
     crowded = np.flatnonzero(fires > n)
     if len(crowded) == 0:
@@ -140,7 +154,13 @@ def pool_activations(activations: TokenActivations, pooling: Pooling) -> np.ndar
     Returns
     -------
     ndarray of shape (n_items, d), float32
+
+    Raises
+    ------
+    InvalidParameterError
+        If ``pooling`` cannot be.
     """
+    _check_pooling(pooling, ACTIVATION_POOLINGS)
     offsets = activations.offsets
     lengths = np.diff(offsets)
     filled = np.flatnonzero(lengths)
@@ -158,3 +178,8 @@ def pool_activations(activations: TokenActivations, pooling: Pooling) -> np.ndar
         total = np.add.reduceat(activations.values, starts, axis=0, dtype=np.float64)
         pooled[filled] = total / lengths[filled, None] if pooling == "mean" else total
     return pooled
+
+
+def _check_pooling(pooling: str, options: tuple[Pooling, ...]) -> None:
+    if pooling not in options:
+        raise InvalidParameterError(expected_one_of("pooling", pooling, options))

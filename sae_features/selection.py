@@ -25,7 +25,7 @@ _BLOCK = 2**20  # stored values, or pairs of column and class, that are scored a
 _EPS = float(np.finfo(np.float64).eps)
 
 
-class LatentSelector(SelectorMixin, BaseEstimator):  # type: ignore[misc]
+class LatentSelector(SelectorMixin, BaseEstimator):
     """Keep the latents with the highest scores against the class labels.
 
     Scores are computed in float64 from the nonzero values and the number of zeros: sparse data

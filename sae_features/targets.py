@@ -196,7 +196,7 @@ def _count_from_0(layer: int | None, files: ModelFiles) -> int | None:
             f"{files.name!r} has {n_layers} blocks."
         )
         raise InvalidParameterError(message)
-    return layer % n_layers
+    return int(layer) % n_layers  # may be numpy's
 
 
 def _check_model(request: Request, sae: SAEReference, files: ModelFiles) -> None:

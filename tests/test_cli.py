@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.utils import Bunch
 
-from sae_features import SAEFeaturizer, cli, demo
+from sae_features import SAEFeaturizer, cli, demo, load_sae
 from sae_features.extract import read_features
 from sae_features.releases import find_sae
 
@@ -163,7 +164,8 @@ def small_demo(monkeypatch, tiny_bert, tiny_sae_folder):
     ]
     data = Bunch(data=texts, target=target, target_names=["negative", "positive"])
     monkeypatch.setattr(demo, "load_movie_snippets", lambda: data)
-    folder = tiny_sae_folder("topk", labels={i: f"label {i}" for i in range(48)})
+    folder = tiny_sae_folder("topk")
+    replace(load_sae(folder), labels={i: f"label {i}" for i in range(48)}).save(folder)
     genuine = demo.SAEFeaturizer
     for name in ("SAEFeaturizer", "ActivationFeaturizer"):
         cls = getattr(demo, name)

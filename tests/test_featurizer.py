@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +264,9 @@ class TestScikitLearn:
         assert len(names) == 48
 
     def test_labels_are_made_unique(self, tiny_bert, tiny_sae_folder):
-        folder = tiny_sae_folder("topk", labels={0: "praise", 3: "praise", 4: "rain", 5: "latent_9"})
+        folder = tiny_sae_folder("topk")
+        labels = {0: "praise", 3: "praise", 4: "rain", 5: "latent_9"}
+        replace(load_sae(folder), labels=labels).save(folder)
         names = SAEFeaturizer(tiny_bert, sae=folder, feature_names="label").get_feature_names_out()
         assert list(names[:6]) == [
             "praise (latent_0)",

@@ -1,4 +1,4 @@
-"""Tiny models, SAEs and distributions that tests write into temporary folders."""
+"""Tiny models and SAEs that tests write into temporary folders."""
 
 from __future__ import annotations
 
@@ -16,16 +16,12 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from sae_features import discovery, families
-from sae_features.families import ModelFamily
 from sae_features.hook_point import HookPoint
 from sae_features.saes.autoencoder import SparseAutoencoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-    import pytest
 
 N_LAYERS = 3
 D_MODEL = 32
@@ -127,39 +123,6 @@ def random_sae(
         hook_point=point,
         metadata=metadata or {},
     )
-
-
-def write_distribution(
-    root: Path,
-    name: str,
-    entry_points: Mapping[str, Mapping[str, str]],
-    *,
-    version: str = "1.0",
-    modules: Mapping[str, str] | None = None,
-) -> None:
-    """Write what an installer leaves behind: modules and ``.dist-info``."""
-    info = root / f"{name.replace('-', '_')}-{version}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    (info / "entry_points.txt").write_text(
-        "".join(
-            f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in entries.items())
-            for group, entries in entry_points.items()
-        )
-    )
-    for module, source in (modules or {}).items():
-        (root / f"{module}.py").write_text(source)
-
-
-def use_families(monkeypatch: pytest.MonkeyPatch, *installed: ModelFamily) -> None:
-    """Let these be the families that are installed, and work."""
-    by_name = {family.name: family for family in installed}
-    genuine = discovery.load_working
-
-    def load_working(group: str) -> dict[str, Any]:
-        return dict(by_name) if group == families.GROUP else genuine(group)
-
-    monkeypatch.setattr(discovery, "load_working", load_working)
 
 
 def edit_json(path: Path, **changes: Any) -> None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from sae_features.backbones.hooks import check_point, find_blocks, read_points
 from sae_features.backbones.tokens import TokenPolicy, Windows, tokenize
+from sae_features.checkpoints import VOCABULARY_FILES
 from sae_features.errors import CheckpointError, InvalidParameterError
 from sae_features.hook_point import HookPoint
 from sae_features.items import check_texts
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer.model",
-)
-"""One of these holds the vocabulary; without it transformers makes up an empty one."""
 TOKEN_BUDGET = 4096
 """Padded tokens in a batch, where no batch size is given."""
 
@@ -258,7 +250,7 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
 def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
         raise CheckpointError(f"{folder} has no tokenizer (tokenizer.json).")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

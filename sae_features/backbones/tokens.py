@@ -7,6 +7,7 @@ all of them.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +128,8 @@ def tokenize(tokenizer: Any, texts: Sequence[str], policy: TokenPolicy) -> Windo
             is_text = _text_tokens(
                 np.asarray(encoded["offset_mapping"][i], np.int64).reshape(-1, 2),
                 np.asarray(encoded["special_tokens_mask"][i], bool),
-                len(before),
-                len(before) + len(text),
+                len(before) or -1,  # with nothing before or after, every token is of the text
+                len(before) + len(text) if after else sys.maxsize,
             )
             ids, is_text = _with_bos(ids, is_text, tokenizer.bos_token_id, prepend=policy.prepend_bos)
             _add_windows(

@@ -37,7 +37,7 @@ class SparseLatents(NamedTuple):
     """Shape (n,), int64: how many fire in each row."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SparseAutoencoder:
     """A sparse autoencoder: ``x ≈ decode(encode(x))`` with few latents that are not 0.
 
@@ -112,13 +112,14 @@ class SparseAutoencoder:
     hook_point: HookPoint | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
-    source_digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise SAEFormatError(expected_one_of("architecture", self.architecture, ARCHITECTURES))
-        if self.W_enc.ndim != 2:
+        if self.W_enc.ndim != 2 or self.W_enc.numel() == 0:
             raise SAEFormatError(f"Got W_enc of shape {tuple(self.W_enc.shape)}; expected (d, F).")
+        if not self.W_enc.is_floating_point():
+            raise SAEFormatError(f"Got W_enc of type {self.W_enc.dtype}; expected floats.")
         check_conventions(self.architecture, self.k, self.n_latents)
         if (self.threshold is not None) != (self.architecture == "jumprelu"):
             message = "Expected a threshold with architecture='jumprelu', and only there."
@@ -128,6 +129,15 @@ class SparseAutoencoder:
             if tensor is not None and tuple(tensor.shape) != shape:
                 message = f"Got {name} of shape {tuple(tensor.shape)}; expected {shape}."
                 raise SAEFormatError(message)
+            if tensor is not None and tensor.dtype != self.dtype:
+                message = f"Got {name} of type {tensor.dtype}; expected {self.dtype}, as W_enc has."
+                raise SAEFormatError(message)
+
+    def __repr__(self) -> str:
+        parts = [repr(self.architecture), f"d_in={self.d_in}", f"n_latents={self.n_latents}"]
+        parts += [f"k={self.k}"] if self.k is not None else []
+        parts += [f"hook_point=({self.hook_point})"] if self.hook_point is not None else []
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     @property
     def d_in(self) -> int:
@@ -152,13 +162,10 @@ class SparseAutoencoder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of weights and conventions; a loaded SAE has that of its files."""
-        if self.source_digest is not None:
-            return self.source_digest
         weights = hashlib.sha256()
         for name, tensor in self.tensors():
             weights.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-            raw = tensor.detach().cpu().contiguous().view(torch.uint8)
-            weights.update(memoryview(raw.numpy()))
+            weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest_of(self.conventions(), weights.hexdigest())
 
     def conventions(self) -> dict[str, Any]:
@@ -192,12 +199,11 @@ class SparseAutoencoder:
             Dense; see :meth:`encode_sparse`.
         """
         pre = self._pre_activations(x)
-        if self.architecture == "relu":
-            return pre.relu()
-        if self.architecture == "jumprelu":
-            return self._jump(pre)
-        values, indices = self._top_k(pre)
-        return torch.zeros_like(pre).scatter(-1, indices, values)
+        if self.architecture == "topk":
+            values, indices = self._top_k(pre)
+            return torch.zeros_like(pre).scatter(-1, indices, values)
+        latents = pre.relu()
+        return latents if self.threshold is None else torch.where(pre > self.threshold, latents, 0)
 
     def encode_sparse(self, x: torch.Tensor) -> SparseLatents:
         """Return only the latents that fire; equal to :meth:`encode`.
@@ -213,7 +219,7 @@ class SparseAutoencoder:
             ``values``, ``indices`` and ``counts`` per row.
         """
         rows = max(1, CHUNK_BYTES // (self.n_latents * self.W_enc.element_size()))
-        parts = [self._encode_chunk(chunk) for chunk in x.split(rows)]
+        parts = [self._encode_chunk(chunk) for chunk in torch.split(x, rows)]
         return SparseLatents(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
     def decode(self, f: torch.Tensor) -> torch.Tensor:
@@ -228,8 +234,9 @@ class SparseAutoencoder:
         tensor of shape (n, d_in)
         """
         if self.W_dec is None:
-            message = "This SAE was loaded without its decoder; load it with decoder=True."
+            message = "This SAE has no decoder: loaded with decoder=False, or its files have none."
             raise InvalidParameterError(message)
+        _check_columns("f", f, self.n_latents)
         return f.to(self.W_dec) @ self.W_dec + self.b_dec
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
@@ -265,16 +272,11 @@ class SparseAutoencoder:
         return save_folder(self, folder, dtype=dtype)
 
     def _pre_activations(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 2 or x.shape[1] != self.d_in:
-            message = f"Got x of shape {tuple(x.shape)}; expected (n, {self.d_in})."
-            raise InvalidParameterError(message)
+        _check_columns("x", x, self.d_in)
         x = x.to(self.W_enc)
         if self.subtract_b_dec:
             x = x - self.b_dec
         return torch.addmm(self.b_enc, x, self.W_enc)
-
-    def _jump(self, pre: torch.Tensor) -> torch.Tensor:
-        return torch.where(pre > self.threshold, pre.relu(), 0)
 
     def _top_k(self, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.k is None:  # excluded by __post_init__; tells the type checker
@@ -345,12 +347,19 @@ def random_autoencoder(
     generator = np.random.default_rng(seed)
     directions = generator.standard_normal((n_latents, d_in), dtype=np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return SparseAutoencoder(
+    sae = SparseAutoencoder(
         "topk",
         W_enc=torch.from_numpy(np.ascontiguousarray(directions.T)).to(device),
         b_enc=torch.zeros(n_latents, device=device),
         b_dec=torch.zeros(d_in, device=device),
         k=k,
         subtract_b_dec=False,
-        source_digest=f"random:{n_latents}:{k}:{seed}:{d_in}",
     )
+    vars(sae)["digest"] = f"random:{n_latents}:{k}:{seed}:{d_in}"  # fills the cached property
+    return sae
+
+
+def _check_columns(name: str, rows: torch.Tensor, n_columns: int) -> None:
+    if rows.ndim != 2 or rows.shape[1] != n_columns:
+        message = f"Got {name} of shape {tuple(rows.shape)}; expected (n, {n_columns})."
+        raise InvalidParameterError(message)

@@ -39,13 +39,17 @@ class MemoryStore:
         return found
 
     def put_many(self, identity: str, values: dict[bytes, Any]) -> None:
-        """Keep values (each with ``nbytes``); one that is there already stays as it is."""
+        """Keep values (each with ``nbytes``); one that is there already stays as it is.
+
+        One that is larger than the whole store is not kept.
+        """
         with self._lock:
             for digest, value in values.items():
                 key = (identity, digest)
-                if key not in self._values:
+                size = value.nbytes + ENTRY_BYTES
+                if key not in self._values and size <= self.max_bytes:
                     self._values[key] = value
-                    self.nbytes += value.nbytes + ENTRY_BYTES
+                    self.nbytes += size
             while self.nbytes > self.max_bytes:
                 _, dropped = self._values.popitem(last=False)
                 self.nbytes -= dropped.nbytes + ENTRY_BYTES

@@ -58,7 +58,7 @@ def evaluate_reconstruction(sae: SparseAutoencoder, activations: np.ndarray) -> 
     mean = rows.mean(dim=0, dtype=torch.float64)
     error = variance = torch.zeros((), dtype=torch.float64)
     fires = torch.zeros(sae.n_latents, dtype=torch.int64)
-    for batch in rows.split(BATCH_ROWS):
+    for batch in torch.split(rows, BATCH_ROWS):
         latents = sae.encode(batch)
         x = batch.double()
         error = error + (x - sae.decode(latents).cpu().double()).square().sum()

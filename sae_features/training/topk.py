@@ -6,6 +6,7 @@ that fire, as sparse products.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,12 +90,15 @@ def train_topk(
     InvalidInputError
         If activations are too few, or not finite.
     InvalidParameterError
-        If ``k`` is not between 1 and ``n_latents``.
+        If ``k`` is not between 1 and ``n_latents``, or there would be no step.
     """
     if not 1 <= settings.k <= settings.n_latents:
         message = f"Got k={settings.k}; expected 1 to {settings.n_latents} (n_latents)."
         raise InvalidParameterError(message)
-    data = torch.from_numpy(activations)
+    for name in ("epochs", "batch_size"):
+        if getattr(settings, name) < 1:
+            raise InvalidParameterError(f"Got {name}={getattr(settings, name)}; expected at least 1.")
+    data = torch.from_numpy(np.asarray(activations, np.float32))
     if data.ndim != 2 or len(data) < settings.batch_size:
         message = f"Got activations {tuple(data.shape)}; expected at least {settings.batch_size} rows."
         raise InvalidInputError(message)
@@ -111,11 +115,11 @@ def train_topk(
     progress = tqdm(total=n_steps, unit="step", disable=not verbose)
     for _ in range(settings.epochs):
         order = torch.randperm(len(data), generator=generator)
-        for rows in order[: n_batches * settings.batch_size].split(settings.batch_size):
+        for rows in torch.split(order[: n_batches * settings.batch_size], settings.batch_size):
             x = (data[rows] - center) * scale
             loss, indices, fired = weights.loss(x, settings, silent > settings.dead_after)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             weights.remove_parallel_gradient()
             optimizer.step()
             schedule.step()
@@ -157,8 +161,11 @@ class _Weights:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the loss (as a fraction of variance), and which latents fired."""
         z = x - self.b_dec
-        values, indices = _TopKEncode.apply(z, self.W_enc, self.b_enc, settings.k)
-        error = x - _SparseDecode.apply(values, indices, self.W_dec) - self.b_dec
+        values, indices = _TopKEncode.apply(  # type: ignore[no-untyped-call]
+            z, self.W_enc, self.b_enc, settings.k
+        )
+        decoded = _SparseDecode.apply(values, indices, self.W_dec)  # type: ignore[no-untyped-call]
+        error = x - decoded - self.b_dec
         variance = x.var(dim=0, correction=0).sum()
         loss = error.square().sum(dim=1).mean() / variance
         if bool(dead.any()):
@@ -204,7 +211,7 @@ class _TopKEncode(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         z, W_enc, values, indices = ctx.saved_tensors
         grad = torch.where(values > 0, grad, 0)
-        grad_b = torch.zeros(len(W_enc)).index_add_(0, indices.flatten(), grad.flatten())
+        grad_b = grad.new_zeros(len(W_enc)).index_add_(0, indices.flatten(), grad.flatten())
         grad_W = _by_latent(indices, grad, len(W_enc)) @ z
         return _weighted_rows(grad, indices, W_enc), grad_W, grad_b, None
 
@@ -236,7 +243,7 @@ def _row_products(rows: torch.Tensor, indices: torch.Tensor, matrix: torch.Tenso
     """Return ``rows[i] · matrix[indices[i, j]]`` for each row ``i`` and ``j``."""
     n, k = indices.shape
     bags = torch.arange(n).repeat_interleave(k)
-    products = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001
+    products: torch.Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(  # noqa: SLF001
         rows.contiguous(), matrix, indices.flatten(), torch.arange(0, n * k, k), bags, 0, -1
     )
     return products.view(n, k)
@@ -251,14 +258,16 @@ def _by_latent(indices: torch.Tensor, values: torch.Tensor, n_latents: int) -> t
     torch.cumsum(torch.bincount(flat, minlength=n_latents), 0, out=starts[1:])
     rows = order.div(indices.shape[1], rounding_mode="floor")
     size = (n_latents, len(indices))
-    return torch.sparse_csr_tensor(
-        starts, rows, values.flatten()[order], size=size, check_invariants=False
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(
+            starts, rows, values.flatten()[order], size=size, check_invariants=False
+        )
 
 
 def _scale(data: torch.Tensor, center: torch.Tensor) -> float:
     total = 0.0
-    for rows in data.split(65_536):
+    for rows in torch.split(data, 65_536):
         total += float((rows - center).square().sum(dtype=torch.float64))
     mean = total / len(data)
     if not 0 < mean < float("inf"):

@@ -2,10 +2,12 @@
 
 python plugins/sae-features-bert/scripts/train_minilm_saes.py sweep --out DIR
 python plugins/sae-features-bert/scripts/train_minilm_saes.py train --k 32 --sweep DIR/sweep.json
+python plugins/sae-features-bert/scripts/train_minilm_saes.py label
 
 ``sweep`` measures several values of k at layer 3; ``train`` trains the SAEs of all layers and writes
-them with their cards.  The corpora are fetched by ``sae_features.packaged_assets``.  The movie
-snippets of ``sae_features.datasets`` are in none of them, so that scores on them are honest.
+them with their card; ``label`` names their latents anew.  The corpora are fetched by
+``sae_features.packaged_assets``.  The movie snippets of ``sae_features.datasets`` are in none of them,
+so that scores on them are honest.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sae_features_bert import DEFAULT_LAYER, MINILM_LAYERS
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -37,6 +38,7 @@ from sae_features.pooling import pool_codes
 from sae_features.ragged import TokenActivations, offsets_of
 from sae_features.training.metrics import evaluate_reconstruction
 from sae_features.training.topk import TopKSettings, train_topk
+from sae_features_bert import DEFAULT_LAYER, MINILM_LAYERS
 
 N_LATENTS = 4096
 MAX_LENGTH = 256
@@ -49,6 +51,8 @@ CORPORA = {
 """Corpus: where it comes from, and the most tokens taken of it."""
 SWEEP_K = (16, 32, 64)
 LABEL_TOKENS = 3
+RARE = 20
+"""Occurrences that are added to a token's own when a label is chosen."""
 
 
 def main() -> None:
@@ -56,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     package = Path(__file__).parents[1] / "src" / "sae_features_bert" / "saes" / "minilm-topk-4k"
-    for verb in ("sweep", "train"):
+    for verb in ("sweep", "train", "label"):
         options = verbs.add_parser(verb)
         options.add_argument("--out", type=Path, default=package)
         options.add_argument("--epochs", type=int, default=1 if verb == "sweep" else 4)
@@ -66,7 +70,7 @@ def main() -> None:
     verbs.choices["train"].add_argument("--sweep", type=Path, help="sweep.json for the card")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    (sweep if options.verb == "sweep" else train)(options)
+    {"sweep": sweep, "train": train, "label": label}[options.verb](options)
 
 
 def sweep(options: argparse.Namespace) -> None:
@@ -186,22 +190,35 @@ def sentiment_scores(
     return cross_val_score(model, features, labels, cv=folds, scoring="f1_macro")
 
 
+def label(options: argparse.Namespace) -> None:
+    """Name the latents of all SAEs anew."""
+    points = [HookPoint(layer) for layer in MINILM_LAYERS]
+    training, origin = collect("train", points, options.share)
+    for point in points:
+        folder = options.out / f"layer_{point.layer}"
+        sae = sae_features.load_sae(folder, dtype="float16")
+        exact = sae_features.load_sae(folder)
+        labels = token_labels(exact, training.pop(point), origin["ids"])
+        replace(sae, labels=labels).save(folder)
+
+
 def token_labels(
     sae: sae_features.SparseAutoencoder, values: np.ndarray, ids: np.ndarray
 ) -> dict[int, str]:
-    """Name each latent by the tokens that drive it most, summed over the training texts."""
+    """Name each latent by the tokens that drive it most: its mean value there, rare ones discounted."""
     tokenizer = load_backbone("minilm").tokenizer
     codes = codes_of_activations(sae, TokenActivations(values, np.array([0, len(values)])))
     entries = np.repeat(ids, np.diff(codes.token_offsets))
     keys = codes.indices.astype(np.int64) * tokenizer.vocab_size + entries
     pairs, inverse = np.unique(keys, return_inverse=True)
-    totals = np.bincount(inverse, weights=codes.values)
-    labels = {}
     latents, tokens = np.divmod(pairs, tokenizer.vocab_size)
+    seen = np.bincount(ids, minlength=tokenizer.vocab_size)[tokens]
+    scores = np.bincount(inverse, weights=codes.values) / (seen + RARE)
+    labels = {}
     bounds = offsets_of(np.bincount(latents, minlength=sae.n_latents))
     for latent in range(sae.n_latents):
         span = slice(bounds[latent], bounds[latent + 1])
-        top = tokens[span][np.argsort(-totals[span], kind="stable")[:LABEL_TOKENS]]
+        top = tokens[span][np.argsort(-scores[span], kind="stable")[:LABEL_TOKENS]]
         if len(top):
             labels[latent] = " ".join(tokenizer.convert_ids_to_tokens(top.tolist()))
     return labels
@@ -217,10 +234,10 @@ def model_card(
     lines = [
         "# minilm-topk-4k: sparse autoencoders for all-MiniLM-L6-v2",
         "",
-        f"TopK SAEs (arXiv 2406.04093) on the residual stream after blocks {', '.join(map(str, results))}"
-        f" (counted from 0) of `sentence-transformers/all-MiniLM-L6-v2`: {settings.n_latents:,} latents, "
-        f"k = {settings.k}, float16 on disk. English; content tokens only (no CLS, SEP), at most "
-        f"{MAX_LENGTH} tokens a window.",
+        "TopK SAEs (arXiv 2406.04093) on the residual stream after blocks "
+        f"{', '.join(map(str, results))} (counted from 0) of `sentence-transformers/all-MiniLM-L6-v2`: "
+        f"{settings.n_latents:,} latents, k = {settings.k}, float16 on disk. English; content tokens "
+        f"only (no CLS, SEP), at most {MAX_LENGTH} tokens a window.",
         "",
         'Use: `SAEFeaturizer()` (layer 3), or `SAEFeaturizer(sae="minilm-topk-4k/layer_5")`.',
         "",
@@ -278,9 +295,10 @@ def model_card(
         "",
         "## Labels",
         "",
-        f"`labels.json` names each latent by the {LABEL_TOKENS} tokens with the largest summed "
-        "activation in the training texts (`##` continues a word). They say what a latent fires on, "
-        "not what it means, and were not checked by hand; the texts are as people write.",
+        f"`labels.json` names each latent by the {LABEL_TOKENS} tokens at which its mean activation in "
+        f"the training texts is largest, rare tokens discounted (sum / (occurrences + {RARE}); `##` "
+        "continues a word). They say what a latent fires on, not what it means, and were not checked "
+        "by hand; the texts are as people write.",
         "",
         "Regenerate with `python plugins/sae-features-bert/scripts/train_minilm_saes.py`.",
         "",

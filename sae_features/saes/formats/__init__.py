@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sae_features.discovery import load_entry_point, names_of_group
+from sae_features.discovery import load_entry_point, load_working, names_of_group
 from sae_features.errors import AssetNotFoundError, SAEFormatError, expected_one_of
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEForm
         If nothing is there.
     SAEFormatError
         If no format, or more than one, recognises the files.
+    PluginError
+        If the format that was named is of a plugin that is broken; others are left out.
     """
     place = Path(path)
     if not place.exists():
@@ -91,7 +93,7 @@ def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEForm
         if name not in known:
             raise SAEFormatError(expected_one_of("format", name, known))
         return name, load_entry_point(GROUP, name)
-    readers = {candidate: load_entry_point(GROUP, candidate) for candidate in known}
+    readers = load_working(GROUP)
     found = [candidate for candidate, reader in readers.items() if reader.detect(place)]
     if len(found) != 1:
         claim = f"more than one does: {', '.join(found)}" if found else "none does"

@@ -1,0 +1,626 @@
+"""Our own format keeps an SAE bit for bit, and every damage to its files ends in a clear word."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sae_features import load_sae
+from sae_features.errors import AssetNotFoundError, InvalidParameterError, SAEFormatError
+from sae_features.hook_point import HookPoint
+from sae_features.saes.autoencoder import SparseAutoencoder
+from sae_features.saes.formats import native
+from sae_features.saes.formats.native import FORMAT
+
+D_IN, N_LATENTS = 3, 4
+DTYPES = ["float32", "float16", "bfloat16", "float64"]
+POINT = HookPoint(2, "mlp_out")
+METADATA = {"model": {"id": "owner/name", "digest": "ab"}, "max_length": 128, "note": "ünï"}
+LABELS = {0: "praise", 3: "größe 🌍"}
+
+
+def make_sae(architecture="topk", dtype=torch.float32, **fields):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    own = {"topk": {"k": 2}, "relu": {}, "jumprelu": {"threshold": draw(N_LATENTS).abs()}}
+    weights = {
+        "W_enc": draw(D_IN, N_LATENTS),
+        "b_enc": draw(N_LATENTS),
+        "W_dec": draw(N_LATENTS, D_IN),
+        "b_dec": draw(D_IN),
+    }
+    return SparseAutoencoder(architecture, **{**weights, **own[architecture], **fields})
+
+
+def content(folder):
+    """All files with their bytes."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rewrite(folder, **fields):
+    """Change fields of the header; ``...`` takes one out."""
+    path = folder / "sae.json"
+    header = {**json.loads(path.read_text()), **fields}
+    path.write_text(json.dumps({name: value for name, value in header.items() if value is not ...}))
+
+
+def exchange_weights(folder, tensors, **fields):
+    """Put other tensors there, with a header that knows of it."""
+    save_file(tensors, folder / "other")
+    (folder / "other").replace(folder / "sae.safetensors")
+    digest = hashlib.sha256((folder / "sae.safetensors").read_bytes()).hexdigest()
+    rewrite(folder, weights_sha256=digest, **fields)
+
+
+def assert_same_sae(loaded, sae):
+    assert [name for name, _ in loaded.tensors()] == [name for name, _ in sae.tensors()]
+    for (name, tensor), (_, expected) in zip(loaded.tensors(), sae.tensors(), strict=True):
+        assert tensor.dtype == expected.dtype, name
+        assert torch.equal(tensor, expected), name
+    assert loaded.conventions() == sae.conventions()
+    assert loaded.hook_point == sae.hook_point
+    assert loaded.metadata == sae.metadata
+    assert loaded.labels == sae.labels
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An SAE on disk."""
+    return make_sae(hook_point=POINT, metadata=METADATA, labels=LABELS).save(tmp_path / "sae")
+
+
+def refused(folder, message, *, load_only=False):
+    """Assert that the files are refused: by the header already, or only where weights are read."""
+    if load_only:
+        FORMAT.read_header(folder)
+    else:
+        with pytest.raises(SAEFormatError, match=message):
+            FORMAT.read_header(folder)
+    with pytest.raises(SAEFormatError, match=message) as caught:
+        load_sae(folder)
+    assert str(folder) in str(caught.value)
+    assert len(str(caught.value)) < 600 + len(str(folder))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("architecture", ["topk", "relu", "jumprelu"])
+def test_an_sae_comes_back_bit_for_bit(tmp_path, architecture, dtype):
+    sae = make_sae(
+        architecture, getattr(torch, dtype), hook_point=POINT, metadata=METADATA, labels=LABELS
+    )
+    assert sae.save(tmp_path) == tmp_path
+    loaded = load_sae(tmp_path, dtype=dtype)
+    assert_same_sae(loaded, sae)
+    assert FORMAT.read_header(tmp_path).dtype == dtype
+    x = torch.randn(6, D_IN)
+    assert torch.equal(loaded.encode(x), sae.encode(x))
+
+
+def test_weights_at_the_edges_of_their_type_come_back(tmp_path):
+    info = torch.finfo(torch.float32)
+    edges = torch.tensor([-0.0, info.tiny / 8, info.max, info.eps])
+    loaded = load_sae(make_sae(b_enc=edges).save(tmp_path))
+    assert loaded.b_enc.view(torch.int32).tolist() == edges.view(torch.int32).tolist()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"topk_relu": False}, {"subtract_b_dec": False}, {"k": 1}, {"W_dec": None}, {}], ids=str
+)
+def test_conventions_come_back(tmp_path, fields):
+    sae = make_sae(**fields)
+    assert_same_sae(load_sae(sae.save(tmp_path)), sae)
+
+
+def test_saving_what_was_loaded_gives_the_same_files(tmp_path, folder):
+    load_sae(folder).save(tmp_path / "again")
+    assert content(tmp_path / "again") == content(folder)
+    assert load_sae(tmp_path / "again").digest == load_sae(folder).digest
+
+
+def test_half_precision_on_disk_is_computed_in_float32(tmp_path):
+    sae = make_sae()
+    sae.save(tmp_path / "half", dtype="float16")
+    loaded = load_sae(tmp_path / "half")
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded.W_enc, sae.W_enc.half().float())
+    assert FORMAT.read_header(tmp_path / "half").dtype == "float16"
+    assert load_file(tmp_path / "half" / "sae.safetensors")["W_dec"].dtype == torch.float16
+    full = sae.save(tmp_path / "full") / "sae.safetensors"
+    assert full.stat().st_size - (tmp_path / "half" / "sae.safetensors").stat().st_size > 50
+
+
+def test_the_type_that_is_computed_in_does_not_change_the_digest(folder):
+    assert len({load_sae(folder, dtype=dtype).digest for dtype in DTYPES}) == 1
+
+
+def test_without_the_decoder(folder):
+    sae = load_sae(folder, decoder=False)
+    assert sae.W_dec is None
+    assert torch.equal(sae.W_enc, make_sae().W_enc)
+    assert sae.digest == load_sae(folder).digest
+
+
+def test_tied_weights_and_views_can_be_saved(tmp_path):
+    eye = torch.eye(3)
+    buffer = torch.arange(12, dtype=torch.float32)
+    sae = SparseAutoencoder(
+        "relu", W_enc=eye, b_enc=buffer[::4], b_dec=buffer[:3], W_dec=eye.T, subtract_b_dec=False
+    )
+    assert_same_sae(load_sae(sae.save(tmp_path)), sae)
+
+
+def test_weights_in_training_can_be_saved(tmp_path):
+    sae = make_sae(b_enc=torch.ones(N_LATENTS, requires_grad=True))
+    assert load_sae(sae.save(tmp_path)).b_enc.tolist() == [1, 1, 1, 1]
+
+
+def test_the_header_is_read_without_weights(folder):
+    size = (folder / "sae.safetensors").stat().st_size
+    digest = load_sae(folder).digest
+    (folder / "sae.safetensors").write_bytes(b"\0" * size)  # nothing in it is looked at
+    header = FORMAT.read_header(folder)
+    assert (header.format, header.path) == ("sae-features", folder)
+    assert (header.architecture, header.d_in, header.n_latents) == ("topk", D_IN, N_LATENTS)
+    assert header.conventions == {
+        "architecture": "topk", "k": 2, "topk_relu": True, "subtract_b_dec": True
+    }  # fmt: skip
+    assert header.hook_point == POINT
+    assert header.metadata == METADATA
+    assert header.labels == LABELS
+    assert (header.dtype, header.nbytes, header.digest) == ("float32", size, digest)
+
+
+@pytest.mark.parametrize("file", ["sae.json", "sae.safetensors"])
+def test_either_file_stands_for_the_folder(folder, file):
+    assert FORMAT.detect(folder / file)
+    assert_same_sae(load_sae(folder / file), load_sae(folder))
+
+
+def test_another_file_in_the_folder_is_not_taken_for_the_sae(folder):
+    save_file({"W_enc": torch.zeros(2)}, folder / "other.safetensors")
+    assert not FORMAT.detect(folder / "other.safetensors")
+    with pytest.raises(SAEFormatError, match="none does"):
+        load_sae(folder / "other.safetensors")
+    with pytest.raises(SAEFormatError, match=r"expected a folder with sae\.json and sae\.safetensors"):
+        load_sae(folder / "other.safetensors", format="sae-features")
+
+
+def test_the_digest_is_of_weights_and_conventions(tmp_path):
+    sae = make_sae(metadata={"a": 1}, labels={0: "x"}, hook_point=POINT)
+    digest = load_sae(sae.save(tmp_path / "a")).digest
+    described = replace(sae, metadata={}, labels={}, hook_point=None).save(tmp_path / "b")
+    assert load_sae(described).digest == digest == FORMAT.read_header(described).digest
+    others = [
+        replace(sae, k=1),
+        replace(sae, topk_relu=False),
+        replace(sae, subtract_b_dec=False),
+        replace(sae, b_enc=sae.b_enc + 1),
+        replace(sae, W_dec=None),
+    ]
+    digests = {load_sae(s.save(tmp_path / str(i))).digest for i, s in enumerate(others)}
+    digests.add(load_sae(sae.save(tmp_path / "half", dtype="float16")).digest)
+    assert len(digests | {digest}) == 7
+
+
+def test_a_changed_copy_does_not_keep_the_digest_of_the_files(folder):
+    loaded = load_sae(folder)
+    assert replace(loaded, k=1).digest != loaded.digest
+    assert replace(loaded, b_enc=loaded.b_enc + 1).digest != loaded.digest
+
+
+def test_saving_replaces_what_was_there(folder):
+    jump = make_sae("jumprelu")
+    assert_same_sae(load_sae(jump.save(folder)), jump)
+    assert sorted(content(folder)) == ["sae.json", "sae.safetensors"]  # the old labels are gone
+
+
+def test_files_beside_an_sae_are_left_alone(folder):
+    (folder / "README.md").write_text("card")
+    make_sae().save(folder)
+    assert (folder / "README.md").read_text() == "card"
+
+
+def test_a_header_can_be_read_by_people(folder):
+    text = (folder / "sae.json").read_text(encoding="utf-8")
+    assert '"k": 2,\n' in text
+    assert '"note": "ünï"' in text
+    assert json.loads(text)["hook_point"] == {"layer": 2, "site": "mlp_out"}
+    assert json.loads((folder / "labels.json").read_text(encoding="utf-8"))["3"] == "größe 🌍"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_files_are_as_readable_as_any_that_the_user_writes(folder):
+    (folder / "plain").touch()
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
+
+
+class FullDiskError(Exception):
+    """The disk is full."""
+
+
+def full_disk(*_):
+    raise FullDiskError
+
+
+def circle():
+    circle = {}
+    circle["self"] = circle
+    return circle
+
+
+NOT_FINITE = "b_dec holds NaN or infinity; expected finite torch.float32 weights."
+FAILURES = {
+    "NaN": ({"b_dec": torch.tensor([0, np.nan, 0], dtype=torch.float32)}, NOT_FINITE),
+    "infinity": ({"b_dec": torch.full((D_IN,), -np.inf)}, NOT_FINITE),
+    "layer": (
+        {"hook_point": HookPoint(-1)},
+        "got hook_point={'layer': -1, 'site': 'resid_post'}; expected a layer counted from 0 and a site",
+    ),
+    "site": (
+        {"hook_point": HookPoint(0, "resid")},
+        "got hook_point={'layer': 0, 'site': 'resid'}; expected a layer counted from 0 and a site",
+    ),
+    "metadata": (
+        {"metadata": {"where": Path("a")}},
+        "sae.json holds only plain JSON values: Object of type ",
+    ),
+    "circle": ({"metadata": circle()}, "sae.json holds only plain JSON values: Circular reference"),
+    "surrogate": ({"labels": {0: "\ud800"}}, "labels.json holds only plain JSON values: 'utf-8' codec"),
+    "high label": ({"labels": {9: "x"}}, "got '9': 'x'; expected a latent below 4 and a name."),
+    "low label": ({"labels": {-1: "x"}}, "got '-1': 'x'; expected a latent below 4 and a name."),
+    "no label": ({"labels": {0: None}}, "got '0': None; expected a latent below 4 and a name."),
+    "convention": ({"subtract_b_dec": 1}, "got subtract_b_dec=1; expected a value of type bool."),
+    "dtype": (
+        {name: tensor.to(torch.float8_e5m2) for name, tensor in make_sae().tensors()},
+        "Got dtype='float8_e5m2'; expected one of float32, float16, bfloat16, float64.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+@pytest.mark.parametrize("exists", [True, False])
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, folder, case, exists):
+    fields, message = FAILURES[case]
+    before = content(folder)
+    place = folder if exists else tmp_path / "new" / "sae"
+    with pytest.raises(SAEFormatError, match=f"^{re.escape(message)}"):
+        make_sae(**fields).save(place)
+    assert content(folder) == before
+    assert not place.is_dir() or exists or not content(place)
+
+
+def test_weights_too_large_for_their_type_on_disk_are_not_saved(tmp_path):
+    sae = make_sae(b_dec=torch.full((D_IN,), 1e5))
+    message = r"^b_dec holds NaN or infinity; expected finite torch\.float16 weights\.$"
+    with pytest.raises(SAEFormatError, match=message):
+        sae.save(tmp_path / "sae", dtype="float16")
+    assert not (tmp_path / "sae").exists()
+
+
+@pytest.mark.parametrize("function", ["save_file", "_write_json", "file_sha256"])
+def test_a_failing_disk_leaves_what_was_there(folder, monkeypatch, function):
+    before = content(folder)
+    monkeypatch.setattr(native, function, full_disk)
+    with pytest.raises(FullDiskError):
+        make_sae("relu").save(folder)
+    assert content(folder) == before
+    monkeypatch.undo()
+    assert_same_sae(load_sae(folder), make_sae(hook_point=POINT, metadata=METADATA, labels=LABELS))
+
+
+@pytest.mark.parametrize("dtype", ["float8", "int8", "torch.float16", ""])
+def test_another_type_on_disk_is_refused(tmp_path, dtype):
+    message = f"^Got dtype={dtype!r}; expected one of float32, float16, bfloat16, float64"
+    with pytest.raises(InvalidParameterError, match=message):
+        make_sae().save(tmp_path / "sae", dtype=dtype)
+    assert not (tmp_path / "sae").exists()
+
+
+def test_a_truncated_file_is_noticed(folder):
+    weights = folder / "sae.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    message = r"got a file with SHA-256 [0-9a-f]{12}…, which is not what sae\.json says: it was damaged"
+    refused(folder, message, load_only=True)
+
+
+def test_exchanged_weights_are_noticed(folder, tmp_path):
+    other = make_sae(b_enc=torch.zeros(N_LATENTS)).save(tmp_path / "other")
+    (other / "sae.safetensors").replace(folder / "sae.safetensors")
+    refused(folder, "it was damaged or exchanged. Get both files again.", load_only=True)
+
+
+@pytest.mark.parametrize("position", [0, 20, -1])
+def test_a_single_bit_is_noticed(folder, position):
+    raw = bytearray((folder / "sae.safetensors").read_bytes())
+    raw[position] ^= 1
+    (folder / "draft").write_bytes(raw)
+    (folder / "draft").replace(folder / "sae.safetensors")
+    refused(folder, "it was damaged or exchanged. Get both files again.", load_only=True)
+
+
+def test_an_exchanged_header_is_noticed(folder, tmp_path):
+    other = make_sae("relu", b_enc=torch.zeros(N_LATENTS)).save(tmp_path / "other")
+    (other / "sae.json").replace(folder / "sae.json")
+    refused(folder, "it was damaged or exchanged. Get both files again.", load_only=True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"\0" * 7, b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}", b"PK\3\4 a zip file"],
+)
+def test_what_is_no_safetensors_file_is_refused(folder, raw):
+    (folder / "draft").write_bytes(raw)
+    (folder / "draft").replace(folder / "sae.safetensors")
+    rewrite(folder, weights_sha256=hashlib.sha256(raw).hexdigest())
+    refused(folder, "sae.safetensors: not a whole safetensors file: ", load_only=True)
+
+
+def test_missing_weights(folder):
+    (folder / "sae.safetensors").unlink()
+    refused(folder, r"sae\.safetensors is missing beside sae\.json\.")
+
+
+def damaged_tensors():
+    tensors = dict(make_sae().tensors())
+    integers = torch.zeros(N_LATENTS, dtype=torch.int64)
+    expected = "expected ['W_dec', 'W_enc', 'b_dec', 'b_enc']."
+    yield "missing", {"b_enc": None}, f"got tensors ['W_dec', 'W_enc', 'b_dec']; {expected}"
+    yield (
+        "extra", {"gate": torch.zeros(1)},
+        f"got tensors ['W_dec', 'W_enc', 'b_dec', 'b_enc', 'gate']; {expected}",
+    )  # fmt: skip
+    yield (
+        "another architecture's",
+        {"threshold": torch.zeros(4)},
+        "got tensors ['W_dec', 'W_enc', 'b_dec'",
+    )
+    yield "transposed", {"W_enc": torch.zeros(4, 3)}, "got W_enc of shape (4, 3); expected (3, 4)."
+    yield "scalar", {"b_dec": torch.tensor(0.0)}, "got b_dec of shape (); expected (3,)."
+    yield "empty", {"b_enc": torch.zeros(0)}, "got b_enc of shape (0,); expected (4,)."
+    yield "integers", {"b_enc": integers}, "got b_enc of type torch.int64; expected float32, as sae.json"
+    yield "another type", {"b_enc": torch.zeros(4).half()}, "got b_enc of type torch.float16; expected f"
+    yield (
+        "8 bits",
+        {"b_enc": torch.zeros(4).to(torch.float8_e5m2)},
+        "got b_enc of type torch.float8_e5m2;",
+    )
+    yield "complex", {"b_enc": torch.zeros(4).cfloat()}, "got b_enc of type torch.complex64; expected"
+    for value in (np.nan, np.inf, -np.inf):
+        damaged = tensors["W_dec"].clone()
+        damaged[1, 2] = value
+        yield (
+            str(value),
+            {"W_dec": damaged},
+            "W_dec holds NaN or infinity; expected finite torch.float32",
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [case[1:] for case in damaged_tensors()],
+    ids=[c[0] for c in damaged_tensors()],
+)
+def test_wrong_tensors_are_refused(folder, changes, message):
+    tensors = dict(make_sae().tensors()) | changes
+    exchange_weights(folder, {n: t.contiguous() for n, t in tensors.items() if t is not None})
+    refused(folder, re.escape(f"sae.safetensors: {message}"), load_only=True)
+
+
+def test_a_jumprelu_needs_its_threshold(folder):
+    exchange_weights(folder, dict(make_sae().tensors()), architecture="jumprelu", k=..., topk_relu=...)
+    refused(folder, r"got tensors .*; expected \[.*'threshold'\]\.", load_only=True)
+
+
+def test_damage_in_a_decoder_that_is_not_wanted_does_not_matter(folder):
+    tensors = dict(make_sae().tensors()) | {"W_dec": torch.full((N_LATENTS, D_IN), np.nan)}
+    exchange_weights(folder, tensors)
+    assert load_sae(folder, decoder=False).W_dec is None
+    refused(folder, "W_dec holds NaN or infinity", load_only=True)
+
+
+def test_weights_that_do_not_fit_into_the_wanted_type_are_refused(tmp_path):
+    folder = make_sae(b_dec=torch.full((D_IN,), 1e5)).save(tmp_path)
+    assert load_sae(folder, dtype="bfloat16").b_dec.dtype == torch.bfloat16
+    with pytest.raises(SAEFormatError, match=r"b_dec holds NaN or inf.*finite torch\.float16 weights"):
+        load_sae(folder, dtype="float16")
+
+
+ARCHITECTURES = "expected one of relu, topk, jumprelu."
+HOOK_POINT = "expected a layer counted from 0 and a site, as in {'layer': 0, 'site': 'resid_post'}."
+
+
+def wrong(name, value, kind):
+    return {name: value}, f"got {name}={value!r}; expected a value of type {kind}."
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"schema": 2}, "got schema 2 with unknown fields []; this version reads schema 1. Update"),
+        ({"schema": 0}, "got schema 0 with unknown fields []; this version reads schema 1. Update"),
+        ({"schema": ...}, "got schema=None; expected a value of type int."),
+        wrong("schema", "1", "int"),
+        wrong("schema", True, "int"),
+        wrong("schema", 1.0, "int"),
+        ({"norm": 2}, "got schema 1 with unknown fields ['norm']; this version reads schema 1. Update"),
+        ({"format": "other"}, "got format 'other'; expected 'sae-features'."),
+        ({"format": ...}, "got format None; expected 'sae-features'."),
+        ({"format": ["sae-features"]}, "got format ['sae-features']; expected 'sae-features'."),
+        ({"architecture": "gated"}, f"Got architecture='gated'; {ARCHITECTURES}"),
+        ({"architecture": ...}, "got architecture=None; expected a value of type str."),
+        wrong("architecture", ["topk"], "str"),
+        wrong("d_in", "3", "int"),
+        wrong("d_in", 3.0, "int"),
+        wrong("d_in", True, "int"),
+        ({"d_in": ...}, "got d_in=None; expected a value of type int."),
+        ({"d_in": 0}, "got d_in=0, n_latents=4; expected 1 to 2147483647."),
+        ({"d_in": -3}, "got d_in=-3, n_latents=4; expected 1 to 2147483647."),
+        ({"n_latents": 2**31}, "got d_in=3, n_latents=2147483648; expected 1 to 2147483647."),
+        wrong("n_latents", None, "int"),
+        ({"k": ...}, "Got k=None; expected an integer from 1 to 4 (n_latents)."),
+        ({"k": 0}, "Got k=0; expected an integer from 1 to 4 (n_latents)."),
+        ({"k": 5}, "Got k=5; expected an integer from 1 to 4 (n_latents)."),
+        ({"k": "2"}, "Got k='2'; expected an integer from 1 to 4 (n_latents)."),
+        ({"k": 2.0}, "Got k=2.0; expected an integer from 1 to 4 (n_latents)."),
+        ({"k": True}, "Got k=True; expected an integer from 1 to 4 (n_latents)."),
+        ({"architecture": "relu"}, "Got k=2 with architecture='relu'; only topk has k."),
+        ({"topk_relu": ...}, "got topk_relu=None; expected a value of type bool."),
+        wrong("topk_relu", 1, "bool"),
+        wrong("subtract_b_dec", "no", "bool"),
+        ({"subtract_b_dec": ...}, "got subtract_b_dec=None; expected a value of type bool."),
+        ({"dtype": "int8"}, "Got dtype='int8'; expected one of float32, float16, bfloat16, float64."),
+        wrong("dtype", 32, "str"),
+        ({"weights_sha256": "ab"}, "got weights_sha256='ab'; expected 64 hex digits."),
+        ({"weights_sha256": "G" * 64}, "got weights_sha256='GGGGGGGGGGGG...GGGGGGGGGGGGG'; expected 64"),
+        ({"weights_sha256": "0" * 64 + "\n"}, "got weights_sha256='000000000000...00000000000\\n'; exp"),
+        wrong("weights_sha256", 0, "str"),
+        wrong("metadata", [], "dict"),
+        ({"metadata": ...}, "got metadata=None; expected a value of type dict."),
+        ({"hook_point": "resid_post"}, f"got hook_point='resid_post'; {HOOK_POINT}"),
+        ({"hook_point": {"layer": 1}}, f"got hook_point={{'layer': 1}}; {HOOK_POINT}"),
+        ({"hook_point": [1, "resid_post"]}, f"got hook_point=[1, 'resid_post']; {HOOK_POINT}"),
+        ({"hook_point": {"layer": -1, "site": "resid_post"}}, "got hook_point={'layer': -1, "),
+        ({"hook_point": {"layer": True, "site": "resid_post"}}, "got hook_point={'layer': True, "),
+        ({"hook_point": {"layer": 1.0, "site": "resid_post"}}, "got hook_point={'layer': 1.0, "),
+        ({"hook_point": {"layer": 1, "site": "resid"}}, "got hook_point={'layer': 1, 'site': 'resid'}"),
+        ({"hook_point": {"layer": 1, "site": []}}, "got hook_point={'layer': 1, 'site': []}; expected"),
+        ({"hook_point": {"layer": 1, "site": "mlp_out", "head": 2}}, "got hook_point={'head': 2"),
+    ],
+)  # fmt: skip
+def test_wrong_headers_are_refused(folder, fields, message):
+    rewrite(folder, **fields)
+    with pytest.raises(SAEFormatError, match=re.escape(f"sae.json: {message}")) as caught:
+        FORMAT.read_header(folder)
+    assert str(folder) in str(caught.value)
+    with pytest.raises(SAEFormatError, match=re.escape(f"sae.json: {message}")):
+        load_sae(folder, format="sae-features")
+
+
+def test_without_a_hook_point(folder):
+    rewrite(folder, hook_point=...)
+    assert load_sae(folder).hook_point is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "could not be read as JSON: Expecting value"),
+        ("{", "could not be read as JSON: Expecting property name"),
+        ("{} {}", "could not be read as JSON: Extra data"),
+        ("\ufeff{}", "could not be read as JSON: Unexpected UTF-8 BOM"),
+        ("[]", "got a JSON list; expected an object."),
+        ('"sae-features"', "got a JSON str; expected an object."),
+        ("null", "got a JSON NoneType; expected an object."),
+        ("NaN", "got a JSON float; expected an object."),
+        ("[" * 100_000, "could not be read as JSON: "),
+        ('{"format": ' * 100_000, "could not be read as JSON: "),
+        ('{"format": "sae-features", "d_in": ' + "9" * 5000 + "}", "could not be read as JSON: Exceeds"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_what_is_no_json_object_is_refused(folder, text, message):
+    (folder / "sae.json").write_text(text, encoding="utf-8")
+    assert FORMAT.detect(folder)  # named as ours, so reading it says how it is damaged
+    with pytest.raises(SAEFormatError, match=f"sae.json: {re.escape(message)}"):
+        load_sae(folder, format="sae-features")
+
+
+def test_bytes_that_are_no_text_are_refused(folder):
+    (folder / "sae.json").write_bytes(b'{"format": "\xff"}')
+    refused(folder, r"sae\.json: could not be read as JSON: 'utf-8' codec can't decode byte 0xff")
+
+
+def test_a_huge_header_is_not_read(folder, monkeypatch):
+    monkeypatch.setattr(native, "MAX_HEADER_BYTES", 1000)
+    rewrite(folder, metadata={"notes": "x" * 1000})
+    monkeypatch.setattr(native.json, "loads", full_disk)
+    refused(folder, r"sae\.json: got more than 1000 bytes\.")
+
+
+def test_a_header_too_huge_to_be_read_is_not_written(folder, monkeypatch):
+    before = content(folder)
+    monkeypatch.setattr(native, "MAX_HEADER_BYTES", 1000)
+    with pytest.raises(SAEFormatError, match=r"^got more than 1000 bytes\.$"):
+        make_sae(metadata={"notes": "x" * 1000}).save(folder)
+    assert content(folder) == before
+
+
+def test_huge_values_do_not_flood_the_message(folder):
+    for fields in ({"architecture": "x" * 9999}, {"d_in": ["x" * 9999] * 99}, {"metadata": "x" * 9999},
+                   {"dtype": "y" * 9999}, {"hook_point": {str(i): i for i in range(999)}},
+                   {str(i): i for i in range(999)}):  # fmt: skip
+        rewrite(folder, **fields)
+        refused(folder, r"sae\.json: ")
+        rewrite(folder, **dict.fromkeys(fields, ...))
+        make_sae().save(folder)
+
+
+def test_unwanted_values_in_metadata_are_the_users_own(folder):
+    rewrite(folder, metadata={"weights_sha256": "x", "k": 7})
+    assert load_sae(folder).metadata == {"weights_sha256": "x", "k": 7}
+    assert load_sae(folder).k == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"4": "x"}, "got '4': 'x'; expected a latent below 4 and a name."),
+        ({"-1": "x"}, "got '-1': 'x'; expected a latent below 4 and a name."),
+        ({"01": "x"}, "got '01': 'x'; expected a latent below 4 and a name."),
+        ({"1.0": "x"}, "got '1.0': 'x'; expected a latent below 4 and a name."),
+        ({"²": "x"}, "got '²': 'x'; expected a latent below 4 and a name."),
+        ({"": "x"}, "got '': 'x'; expected a latent below 4 and a name."),
+        (
+            {"9" * 5000: "x"},
+            "got '999999999999...9999999999999': 'x'; expected a latent below 4 and a name.",
+        ),
+        ({"1": 5}, "got '1': 5; expected a latent below 4 and a name."),
+        ({"1": None}, "got '1': None; expected a latent below 4 and a name."),
+        (["x"], "got a JSON list; expected an object."),
+    ],
+)
+def test_wrong_labels_are_refused(folder, labels, message):
+    (folder / "labels.json").write_text(json.dumps(labels))
+    refused(folder, re.escape(f"labels.json: {message}"))
+
+
+def test_labels_can_be_written_by_hand(folder):
+    (folder / "labels.json").write_text('{"2": "two", "0": ""}')
+    assert load_sae(folder).labels == FORMAT.read_header(folder).labels == {2: "two", 0: ""}
+    (folder / "labels.json").unlink()
+    assert load_sae(folder).labels == {}
+
+
+@pytest.mark.parametrize(("name", "value"), [("k", 2), ("norm_scale", 1.0)])
+def test_what_the_files_say_cannot_be_said_again(folder, name, value):
+    message = f"^Got {name}={value}; the files of format 'sae-features' say all of it already"
+    with pytest.raises(InvalidParameterError, match=message):
+        load_sae(folder, **{name: value})
+
+
+def test_detection(folder, tmp_path):
+    assert FORMAT.detect(folder)
+    assert not FORMAT.detect(tmp_path)
+    assert not FORMAT.detect(tmp_path / "sae.json")
+    rewrite(folder, format="another")
+    assert not FORMAT.detect(folder)
+
+
+def test_no_files(tmp_path):
+    with pytest.raises(SAEFormatError, match=r"sae\.json: could not be read as JSON: .*No such file"):
+        load_sae(tmp_path, format="sae-features")
+    with pytest.raises(AssetNotFoundError, match="no file is there"):
+        load_sae(tmp_path / "nowhere")

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import D_MODEL, WORDS, random_sae
+
+from sae_features.errors import InvalidParameterError
+from sae_features.extraction import (
+    CodesReader,
+    PooledItem,
+    PooledReader,
+    codes_of_activations,
+    encode_tokens,
+    extract,
+)
+from sae_features.hook_point import HookPoint
+from sae_features.pooling import ACTIVATION_POOLINGS, pool_activations
+from sae_features.ragged import TokenActivations, TokenCodes
+
+TEXTS = ["the river flows near the old stone", "", "a calm sea", "winter " * 90, "[SEP]", "rain"]
+ARCHITECTURES = ("relu", "topk", "jumprelu")
+
+
+@pytest.fixture
+def runs(bert):
+    """A list that gets the shape of each batch that the model runs."""
+    shapes = []
+    handle = bert.model.embeddings.register_forward_hook(lambda *args: shapes.append(args[2].shape[:2]))
+    yield shapes
+    handle.remove()
+
+
+def dense(codes: TokenCodes) -> np.ndarray:
+    return codes.tocsr().toarray()
+
+
+def assert_same_codes(codes: TokenCodes, expected: TokenCodes) -> None:
+    for name in ("indices", "values", "token_offsets", "item_offsets"):
+        np.testing.assert_array_equal(getattr(codes, name), getattr(expected, name), err_msg=name)
+    assert codes.n_latents == expected.n_latents
+
+
+class TestReaders:
+    """Several layers, several SAEs and the hidden states, in one run of the model."""
+
+    def test_one_run_serves_all_and_gives_what_each_gives_alone(self, bert, runs):
+        policy = bert.token_policy(max_length=12, overflow="chunk")
+        readers = [
+            CodesReader(HookPoint(0), random_sae("topk")),
+            CodesReader(HookPoint(2), random_sae("relu", seed=1)),
+            CodesReader(HookPoint(2), random_sae("jumprelu", seed=2, n_latents=30)),
+            PooledReader(HookPoint(1, "resid_pre"), D_MODEL),
+            PooledReader(HookPoint(2), D_MODEL),
+        ]
+        together = extract(bert, TEXTS, policy, readers, batch_size=4)
+        n_together = len(runs)
+        assert n_together == 3  # 1 + 1 + 9 + 1 windows that are run, 4 at a time
+        assert len(together.values) == len(readers)
+        for reader, values in zip(readers, together.values, strict=True):
+            runs.clear()
+            alone = extract(bert, TEXTS, policy, [reader], batch_size=4)
+            assert len(runs) == n_together
+            assert (alone.truncated, alone.empty) == (together.truncated, together.empty)
+            for value, expected in zip(values, alone.values[0], strict=True):
+                if isinstance(value, TokenCodes):
+                    assert_same_codes(value, expected)
+                else:
+                    np.testing.assert_array_equal(value.rows, expected.rows)
+                    assert value.n_tokens == expected.n_tokens
+
+    def test_the_model_stops_after_the_last_layer_that_is_read(self, bert):
+        ran = []
+        handles = [
+            block.register_forward_hook(lambda *_, i=i: ran.append(i), prepend=True)
+            for i, block in enumerate(bert.blocks)
+        ]
+        readers = [PooledReader(HookPoint(0), D_MODEL), PooledReader(HookPoint(1), D_MODEL)]
+        extract(bert, ["sea"], bert.token_policy(), readers)
+        for handle in handles:
+            handle.remove()
+        assert ran == [0, 1]
+
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_codes_are_those_of_the_activations(self, bert, architecture):
+        sae, point = random_sae(architecture), HookPoint(1)
+        (codes,) = extract(bert, TEXTS, bert.token_policy(), [CodesReader(point, sae)]).values
+        acts = bert.activations(TEXTS, layer=1)
+        for item, value in enumerate(codes):
+            expected = sae.encode(torch.from_numpy(acts[item].copy())).numpy()
+            assert len(value) == 1
+            np.testing.assert_allclose(dense(value), expected, atol=1e-5)
+            assert (dense(value) != 0).sum() == len(value.values)
+            assert value.values.dtype == np.float32
+            assert value.indices.dtype == np.int32
+
+    def test_windows_of_an_item_are_joined_in_order(self, bert):
+        words = [WORDS[i] for i in range(25)]
+        sae, point = random_sae("relu"), HookPoint(1)
+        readers = [CodesReader(point, sae), PooledReader(point, D_MODEL)]
+        policy = bert.token_policy(max_length=6, overflow="chunk")
+        texts = ["sea", " ".join(words), "sky"]
+        codes, pooled = extract(bert, texts, policy, readers, batch_size=3).values
+        acts = bert.activations(texts, layer=1, max_length=6, overflow="chunk")
+        for item in range(3):
+            one = TokenActivations(acts[item], np.array([0, len(acts[item])]))
+            np.testing.assert_allclose(
+                dense(codes[item]), dense(codes_of_activations(sae, one)), atol=1e-5
+            )
+            assert codes[item].item_offsets.tolist() == [0, len(acts[item])]
+            assert pooled[item].n_tokens == len(acts[item])
+            for pooling in ACTIVATION_POOLINGS:
+                np.testing.assert_allclose(
+                    pooled[item].pool(pooling), pool_activations(one, pooling)[0], rtol=1e-5, atol=1e-5
+                )
+        assert len(acts[1]) == 25
+
+    @pytest.mark.parametrize("texts", [["", "[SEP]"], ["", "sea"]])
+    def test_items_without_tokens_have_empty_codes_and_zero_rows(self, bert, texts):
+        readers = [CodesReader(HookPoint(0), random_sae()), PooledReader(HookPoint(0), D_MODEL)]
+        extracted = extract(bert, texts, bert.token_policy(), readers)
+        codes, pooled = (values[0] for values in extracted.values)
+        assert (len(codes), len(codes.values), codes.item_offsets.tolist()) == (1, 0, [0, 0])
+        assert codes.tocsr().shape == (0, 48)
+        for pooling in ACTIVATION_POOLINGS:
+            np.testing.assert_array_equal(pooled.pool(pooling), np.zeros(D_MODEL, np.float32))
+        assert extracted.empty[0] == 0
+
+    def test_what_was_truncated_or_empty_is_told(self, bert):
+        extracted = extract(bert, TEXTS, bert.token_policy(), [PooledReader(HookPoint(0), D_MODEL)])
+        assert (extracted.truncated, extracted.empty) == ([3], [1, 4])
+
+    def test_a_site_that_cannot_be_read_is_refused(self, bert):
+        reader = PooledReader(HookPoint(1, "mlp_out"), D_MODEL)
+        with pytest.raises(InvalidParameterError, match="^Got site='mlp_out'; this family reads"):
+            extract(bert, ["sea"], bert.token_policy(), [reader])
+
+    def test_values_do_not_share_memory_with_their_batch(self, bert):
+        readers = [CodesReader(HookPoint(0), random_sae()), PooledReader(HookPoint(0), D_MODEL)]
+        codes, pooled = extract(bert, ["sea", "sky"], bert.token_policy(), readers).values
+        assert codes[0].values.base is None
+        assert pooled[0].rows.base is None
+        assert pooled[0].nbytes == 4 * D_MODEL * 4
+
+
+@settings(max_examples=15)
+@given(
+    texts=st.lists(st.lists(st.sampled_from(WORDS), max_size=20).map(" ".join), min_size=1, max_size=5),
+    batch_size=st.none() | st.integers(1, 5),
+    overflow=st.sampled_from(["truncate", "chunk"]),
+)
+def test_progress_comes_to_the_number_of_items(bert, texts, batch_size, overflow):
+    told = []
+    policy = bert.token_policy(max_length=6, overflow=overflow)
+    readers = [PooledReader(HookPoint(0), D_MODEL)]
+    extracted = extract(bert, texts, policy, readers, batch_size=batch_size, progress=told.append)
+    assert sum(told) == len(texts) == len(extracted.values[0])
+    assert min(told) >= 0
+
+
+class TestPooledItem:
+    rows = np.array([[3, 4], [6, 2], [1, 4], [2, -2]], np.float32)
+
+    @pytest.mark.parametrize(
+        ("pooling", "expected"),
+        [("max", [3, 4]), ("sum", [6, 2]), ("mean", [2, 2 / 3]), ("first", [1, 4]), ("last", [2, -2])],
+    )
+    def test_all_poolings_from_what_is_kept(self, pooling, expected):
+        item = PooledItem(self.rows, 3)
+        np.testing.assert_allclose(item.pool(pooling), expected, rtol=1e-6)
+        assert item.pool(pooling).dtype == np.float32
+
+
+class TestEncodeTokens:
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_ragged_items(self, architecture):
+        sae = random_sae(architecture)
+        values = torch.randn(7, D_MODEL)
+        offsets = np.array([0, 3, 3, 7])
+        codes = encode_tokens(sae, values, offsets)
+        assert len(codes) == 3
+        np.testing.assert_allclose(dense(codes), sae.encode(values).numpy(), atol=1e-6)
+        np.testing.assert_allclose(dense(codes[2]), sae.encode(values[3:]).numpy(), atol=1e-6)
+        assert codes[1].tocsr().shape == (0, 48)
+
+    def test_no_tokens_at_all(self):
+        acts = TokenActivations(np.empty((0, D_MODEL), np.float32), np.array([0, 0]))
+        codes = codes_of_activations(random_sae(), acts)
+        assert (len(codes), codes.tocsr().shape) == (1, (0, 48))
+
+    def test_activations_that_are_read_only(self):
+        values = np.random.default_rng(0).standard_normal((4, D_MODEL)).astype(np.float32)
+        values.flags.writeable = False
+        codes = codes_of_activations(random_sae(), TokenActivations(values, np.array([0, 1, 4])))
+        assert codes.tocsr().shape == (4, 48)
