@@ -20,12 +20,8 @@ from sae_features.checkpoints import (
     read_config,
     weight_files,
 )
-from sae_features.errors import (
-    AssetNotFoundError,
-    CheckpointError,
-    InvalidParameterError,
-    PluginError,
-)
+from sae_features.errors import AssetNotFoundError, CheckpointError, PluginError
+from sae_features.hook_point import BLOCK_SITES
 
 GROUP = "sae_features.families"
 API_VERSION = (1, 0)
@@ -97,6 +93,8 @@ class ModelFamily:
         Short names of models.
     saes : tuple of SAESource
         SAEs that it brings.
+    sites : tuple of str
+        What its models can be read at.
     backbone : str
         ``module:Class`` that reads the models, imported on use.
     compute_version : int
@@ -110,6 +108,7 @@ class ModelFamily:
     modality: Literal["text", "image"] = "text"
     aliases: dict[str, ModelSource] = field(default_factory=dict)
     saes: tuple[SAESource, ...] = ()
+    sites: tuple[str, ...] = BLOCK_SITES
     backbone: str = "sae_features.backbones.text:TextBackbone"
     compute_version: int = 1
     api_version: tuple[int, int] = API_VERSION
@@ -247,10 +246,15 @@ def find_model(model: str | Path) -> ModelFiles:
         If no installed family, or more than one, reads this type of model.
     """
     name = str(model)
-    for family in families().values():
-        if isinstance(model, str) and name in family.aliases:
-            source = family.aliases[name]
-            return ModelFiles(name, _folder_of_source(name, source), family, source)
+    claims = [
+        family for family in families().values() if isinstance(model, str) and name in family.aliases
+    ]
+    if len(claims) > 1:
+        owners = " and ".join(family.name for family in claims)
+        raise PluginError(f"The families {owners} both have an alias {name!r}; keep one of them.")
+    for family in claims:
+        source = family.aliases[name]
+        return ModelFiles(name, _folder_of_source(name, source), family, source)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return ModelFiles(name, folder, _family_of(folder))
@@ -330,13 +334,3 @@ def _unknown_model(name: str) -> str:
         + (f" Did you mean {near[0]!r}?" if near else "")
         + left_out
     )
-
-
-def check_model_options(device: str | None, dtype: str | None) -> None:
-    """Raise InvalidParameterError where a device or a type cannot be."""
-    if dtype not in (None, "float32", "bfloat16", "float16", "float64"):
-        message = f"Got dtype={dtype!r}; expected None, 'float32', 'bfloat16', 'float16' or 'float64'."
-        raise InvalidParameterError(message)
-    if device is not None and not isinstance(device, str):
-        message = f"Got device={device!r}; expected None or a string such as 'cpu' or 'cuda:0'."
-        raise InvalidParameterError(message)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -14,21 +12,32 @@ import sklearn
 from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm.auto import tqdm
 
-from sae_features.errors import DigestMismatchError, InvalidParameterError, expected_one_of
-from sae_features.families import check_model_options
+from sae_features.errors import DigestMismatchError, InvalidParameterError
 from sae_features.items import check_texts
-from sae_features.once import Computation, rows_of
+from sae_features.once import Computation, fill_store, rows_of
+from sae_features.parameters import (
+    OVERFLOWS,
+    TOKENS,
+    check_choice,
+    check_count,
+    check_device,
+    check_dtype,
+    check_prompt,
+    check_threshold,
+)
 from sae_features.pooling import ACTIVATION_POOLINGS, POOLINGS, pool_codes
 from sae_features.ragged import TokenCodes
 from sae_features.store import memory
 from sae_features.targets import Request, Target, resolve_sae, resolve_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sae_features.pooling import Pooling
     from sae_features.releases import SAEReference
+
+FEATURE_NAMES = ("index", "label")
 
 
 class _Featurizer(TransformerMixin, BaseEstimator):
@@ -96,6 +105,18 @@ class _Featurizer(TransformerMixin, BaseEstimator):
     def _width(self, target: Target) -> int:
         return target.sae.n_latents if target.sae is not None else target.model.d_model
 
+    def _computation(self) -> Computation:
+        target = self._target()
+        self._check_digests(target)
+        return Computation(
+            target,
+            self.tokens,
+            self.prompt,
+            self.max_length,
+            self.overflow,
+            self.dtype or "float32",
+        )
+
     def _rows(
         self,
         X: Any,
@@ -104,16 +125,8 @@ class _Featurizer(TransformerMixin, BaseEstimator):
     ) -> Any:
         self._check_parameters()
         texts = check_texts(X)
-        target = self._target()
-        self._check_digests(target)
-        computation = Computation(
-            target,
-            self.tokens,
-            self.prompt,
-            self.max_length,
-            self.overflow,
-            self.dtype or "float32",
-        )
+        computation = self._computation()
+        target = computation.target
         name = type(self).__name__
         with tqdm(total=len(texts), unit="text", desc=name, disable=not self.verbose) as bar:
             return rows_of(
@@ -128,18 +141,14 @@ class _Featurizer(TransformerMixin, BaseEstimator):
             )
 
     def _check_parameters(self) -> None:
-        check_model_options(self.device, self.dtype)
-        _check_choice("tokens", self.tokens, ("content", "all"))
-        _check_choice("overflow", self.overflow, ("truncate", "chunk"))
-        _check_choice("pooling", self.pooling, self._poolings)
-        _check_count("max_length", self.max_length)
-        _check_count("batch_size", self.batch_size)
-        if self.prompt is not None and self.prompt != "chat" and not _is_template(self.prompt):
-            message = (
-                f"Got prompt={self.prompt!r}; expected 'chat' or a string with {{}} once for the text, "
-                "such as 'query: {}'."
-            )
-            raise InvalidParameterError(message)
+        check_device(self.device)
+        check_dtype(self.dtype)
+        check_choice("tokens", self.tokens, TOKENS)
+        check_choice("overflow", self.overflow, OVERFLOWS)
+        check_choice("pooling", self.pooling, self._poolings)
+        check_count("max_length", self.max_length)
+        check_count("batch_size", self.batch_size)
+        check_prompt(self.prompt)
         if self.cache is not None and self.cache is not False:
             message = (
                 f"Got cache={self.cache!r}; expected None (keep codes in memory) or False: this "
@@ -331,7 +340,7 @@ class SAEFeaturizer(_Featurizer):
         -------
         ndarray of shape (n_latents,), object
         """
-        _check_choice("feature_names", self.feature_names, ("index", "label"))
+        check_choice("feature_names", self.feature_names, FEATURE_NAMES)
         sae = resolve_sae(self._request())
         names = [f"latent_{i}" for i in range(sae.n_latents)]
         if self.feature_names == "label":
@@ -349,13 +358,9 @@ class SAEFeaturizer(_Featurizer):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        _check_count("token_top_n", self.token_top_n)
-        _check_choice("feature_names", self.feature_names, ("index", "label"))
-        threshold = self.threshold
-        is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
-        if threshold is not None and not (is_number and 0 <= threshold < math.inf):
-            message = f"Got threshold={threshold!r}; expected None or a number that is not negative."
-            raise InvalidParameterError(message)
+        check_count("token_top_n", self.token_top_n)
+        check_threshold(self.threshold)
+        check_choice("feature_names", self.feature_names, FEATURE_NAMES)
 
 
 class ActivationFeaturizer(_Featurizer):
@@ -455,19 +460,53 @@ class ActivationFeaturizer(_Featurizer):
         return np.array([f"activation_{i}" for i in range(target.model.d_model)], dtype=object)
 
 
-def _is_template(prompt: object) -> bool:
-    return isinstance(prompt, str) and prompt.count("{}") == 1
+def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) -> None:
+    """Run models over texts ahead, once for all featurizers that see the same tokens.
 
+    What the featurizers need stays in the memory of the process, so that their ``transform`` runs
+    no model: latents of several SAEs and layers and the hidden states beside them cost one run.
 
-def _check_choice(name: str, value: object, options: tuple[str, ...]) -> None:
-    if value not in options:
-        raise InvalidParameterError(expected_one_of(name, value, options))
+    Parameters
+    ----------
+    featurizers : sequence of SAEFeaturizer or ActivationFeaturizer
+        Those with the same ``model``, ``tokens``, ``prompt``, ``max_length``, ``overflow`` and
+        ``dtype`` share a run on the device and with the batch size of the first; with
+        ``cache=False`` none may be.
+    X : sequence of str
+        Texts.
 
+    Raises
+    ------
+    InvalidParameterError
+        If there is no featurizer, or one has ``cache=False``.
 
-def _check_count(name: str, value: object) -> None:
-    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if value is not None and not (is_integer and int(value) >= 1):  # type: ignore[call-overload]
-        raise InvalidParameterError(f"Got {name}={value!r}; expected None or an integer above 0.")
+    Examples
+    --------
+    >>> from sae_features import ActivationFeaturizer, SAEFeaturizer
+    >>> from sae_features.featurizer import warm
+    >>> texts = ["a moving film", "a dull film"]
+    >>> latents, hidden = SAEFeaturizer(max_length=64), ActivationFeaturizer(max_length=64)
+    >>> warm([latents, hidden], texts)
+    >>> latents.transform(texts).shape, hidden.transform(texts).shape
+    ((2, 4096), (2, 384))
+    """
+    if not featurizers:
+        raise InvalidParameterError("Got no featurizers; expected at least one.")
+    texts = check_texts(X)
+    for featurizer in featurizers:
+        featurizer._check_parameters()  # noqa: SLF001 of this module
+        if featurizer.cache is False:
+            raise InvalidParameterError("Got a featurizer with cache=False; it would keep nothing.")
+    lead = featurizers[0]
+    with tqdm(unit="text", desc="warm", disable=not lead.verbose) as bar:
+        fill_store(
+            [featurizer._computation() for featurizer in featurizers],  # noqa: SLF001
+            texts,
+            store=memory.SHARED,
+            device=lead.device,
+            batch_size=lead.batch_size,
+            progress=bar.update,
+        )
 
 
 def _check_output_config(estimator: Any) -> None:

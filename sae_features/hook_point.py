@@ -14,6 +14,8 @@ SITES = (
     "mlp_hidden",
     "embedding",
 )
+BLOCK_SITES = ("resid_pre", "resid_post")
+"""Sites that every stack of blocks has: what goes into a block, and what comes out."""
 
 
 class HookPoint(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -17,6 +18,7 @@ from sae_features.weights import backbone_of, shared_sae
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from sae_features.extraction import Reader
     from sae_features.store.memory import MemoryStore
     from sae_features.targets import Target
 
@@ -50,22 +52,30 @@ class Computation:
     def identity(self) -> str:
         """SHA-256 of everything that the values depend on; batch size and device are not in it."""
         model, sae = self.target.model, self.target.sae
-        parts = {
-            "schema": SCHEMA,
-            "family": model.family.name,
-            "compute_version": model.family.compute_version,
-            "weights": model.weights_digest,
-            "processor": model.processor_digest,
-            "point": list(self.target.point),
-            "sae": sae and sae.digest(model.d_model),
-            "tokens": self.tokens,
-            "prompt": self.prompt,
-            "max_length": self.longest,
-            "overflow": self.overflow,
-            "prepend_bos": self.prepend_bos,
-            "dtype": self.dtype,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        parts = [
+            SCHEMA,
+            *self.model_run,
+            list(self.target.point),
+            sae and sae.digest(model.d_model),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def model_run(self) -> tuple[Any, ...]:
+        """What determines the activations: computations with the same one share a run."""
+        model = self.target.model
+        return (
+            model.family.name,
+            model.family.compute_version,
+            model.weights_digest,
+            model.processor_digest,
+            self.tokens,
+            self.prompt,
+            self.longest,
+            self.overflow,
+            self.prepend_bos,
+            self.dtype,
+        )
 
     @property
     def longest(self) -> int | None:
@@ -162,8 +172,8 @@ def rows_of(
             progress(len(chunk) - len(missing))
         if missing:
             wanted = {first[chunk[i]]: chunk[i] for i in missing}
-            fresh = _compute(
-                computation,
+            (fresh,) = _compute(
+                [computation],
                 wanted,
                 notices,
                 device=device,
@@ -183,43 +193,81 @@ def rows_of(
     return cast("Rows", rows)
 
 
+def fill_store(
+    computations: Sequence[Computation],
+    texts: Sequence[str],
+    *,
+    store: MemoryStore,
+    device: str | None,
+    batch_size: int | None,
+    progress: Callable[[int], Any] | None = None,
+) -> None:
+    """Compute what several computations lack; those that see the same tokens share a model run.
+
+    Parameters
+    ----------
+    computations : sequence of Computation
+        Who computes.
+    texts, store, device, batch_size, progress
+        As in :func:`rows_of`; ``progress`` counts each text once per model run.
+    """
+    together: dict[tuple[Any, ...], list[Computation]] = defaultdict(list)
+    for computation in computations:
+        together[computation.model_run].append(computation)
+    notices = Notices(texts)
+    first = {text: position for position, text in reversed(list(enumerate(texts)))}
+    unique = sorted(first, key=first.__getitem__)
+    for sharing in together.values():
+        for start, stop in _chunks(unique):
+            chunk = {text_digest(text): text for text in unique[start:stop]}
+            found = [store.get_many(c.identity, list(chunk)) for c in sharing]
+            lacking = [d for d in chunk if not all(d in values for values in found)]
+            if progress:
+                progress(len(chunk) - len(lacking))
+            if lacking:
+                wanted = {first[chunk[digest]]: chunk[digest] for digest in lacking}
+                fresh = _compute(
+                    sharing,
+                    wanted,
+                    notices,
+                    device=device,
+                    batch_size=batch_size,
+                    progress=progress,
+                )
+                for computation, values in zip(sharing, fresh, strict=True):
+                    store.put_many(computation.identity, dict(zip(lacking, values, strict=True)))
+    notices.warn()
+
+
 def _compute(
-    computation: Computation,
+    computations: Sequence[Computation],
     texts: dict[int, str],
     notices: Notices,
     *,
     device: str | None,
     batch_size: int | None,
     progress: Callable[[int], Any] | None,
-) -> list[Any]:
-    """Run the model over texts, given by their positions in ``X``."""
-    from sae_features.extraction import CodesReader, PooledReader, extract
+) -> list[list[Any]]:
+    """Run the model once over texts, given by their positions in ``X``, for all computations."""
+    from sae_features.extraction import extract
 
-    target = computation.target
-    backbone = backbone_of(target.model, device=device, dtype=computation.dtype)
-    longest = computation.longest
-    if computation.max_length is None and longest is not None:
+    shared = computations[0]
+    backbone = backbone_of(shared.target.model, device=device, dtype=shared.dtype)
+    longest = shared.longest
+    if shared.max_length is None and longest is not None:
         longest = min(longest, backbone.max_length)
     policy = backbone.token_policy(
-        tokens=computation.tokens,
-        prompt=computation.prompt,
+        tokens=shared.tokens,
+        prompt=shared.prompt,
         max_length=longest,
-        overflow=computation.overflow,
-        prepend_bos=computation.prepend_bos,
+        overflow=shared.overflow,
+        prepend_bos=shared.prepend_bos,
     )
-    d_model = target.model.d_model
-    reader: CodesReader | PooledReader
-    if target.sae is None:
-        reader = PooledReader(target.point, d_model)
-    else:
-        found = target.sae
-        sae = shared_sae(found.digest(d_model), device, lambda place: found.load(d_model, place))
-        reader = CodesReader(target.point, sae)
     extracted = extract(
         backbone,
         list(texts.values()),
         policy,
-        [reader],
+        [_reader(computation.target, device) for computation in computations],
         batch_size=batch_size,
         progress=progress,
     )
@@ -227,7 +275,17 @@ def _compute(
     notices.longest = policy.max_length
     notices.truncated += [positions[i] for i in extracted.truncated]
     notices.empty += [positions[i] for i in extracted.empty]
-    return extracted.values[0]
+    return extracted.values
+
+
+def _reader(target: Target, device: str | None) -> Reader:
+    from sae_features.extraction import CodesReader, PooledReader
+
+    d_model, found = target.model.d_model, target.sae
+    if found is None:
+        return PooledReader(target.point, d_model)
+    sae = shared_sae(found.digest(d_model), device, lambda place: found.load(d_model, place))
+    return CodesReader(target.point, sae)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_features.errors import InvalidParameterError, expected_one_of
+from sae_features.errors import AssetNotFoundError, InvalidParameterError, expected_one_of
 from sae_features.families import ModelFiles, families, find_model, known_saes
 from sae_features.hook_point import SITES, HookPoint
 from sae_features.releases import FileSAE, SAEReference, find_sae, sae_of_source
@@ -63,6 +64,7 @@ def resolve_sae(request: Request) -> SAEReference:
         if layer < 0 and candidates:
             layer += find_model(candidates[0].model).n_layers
         chosen = [source for source in candidates if source.layer == layer]
+        chosen.sort(key=lambda source: not source.is_default)
     if not chosen:
         raise InvalidParameterError(_no_sae(request, layers))
     return sae_of_source(chosen[0])
@@ -86,10 +88,10 @@ def resolve_target(request: Request, *, with_sae: bool) -> Target:
     if not with_sae:
         _check_request(request)
         files = find_model(DEFAULT_MODEL if request.model is None else request.model)
-        return Target(files, _point_without_sae(request, files), None)
+        return Target(files, _readable(_point_without_sae(request, files), files), None)
     sae = resolve_sae(request)
     files = find_model(_model_name(request, sae))
-    point = _point_of(request, sae, files)
+    point = _readable(_point_of(request, sae, files), files)
     _check_model(request, sae, files)
     if sae.d_in(files.d_model) != files.d_model:
         message = (
@@ -98,6 +100,17 @@ def resolve_target(request: Request, *, with_sae: bool) -> Target:
         )
         raise InvalidParameterError(message)
     return Target(files, point, sae)
+
+
+def _readable(point: HookPoint, files: ModelFiles) -> HookPoint:
+    """Return the point if the model's family can read it."""
+    if point.site not in files.family.sites:
+        message = (
+            f"Got site={point.site!r}; the family {files.family.name!r} reads "
+            f"{', '.join(files.family.sites)}."
+        )
+        raise InvalidParameterError(message)
+    return point
 
 
 def _sources_of_model(model: str | Path) -> list[Any]:
@@ -109,11 +122,12 @@ def _sources_of_model(model: str | Path) -> list[Any]:
             find_model(model)  # a model that does not exist is the better error
         return by_name
     digest = find_model(model).weights_digest
-    return [
-        source
-        for source in known_saes()
-        if _recorded_model(sae_of_source(source)).get("digest") == digest
-    ]
+    matching = []
+    for source in known_saes():
+        with contextlib.suppress(AssetNotFoundError):  # files of another SAE that are missing
+            if _recorded_model(sae_of_source(source)).get("digest") == digest:
+                matching.append(source)
+    return matching
 
 
 def _names_of(name: str) -> set[str]:

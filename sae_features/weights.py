@@ -10,7 +10,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import InvalidParameterError
-from sae_features.families import ModelFiles, check_model_options, find_model
+from sae_features.families import ModelFiles, find_model
+from sae_features.parameters import check_device, check_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -84,7 +85,8 @@ def load_backbone(model: str | Path, *, device: str | None = None, dtype: str | 
     >>> load_backbone("minilm").n_layers
     6
     """
-    check_model_options(device, dtype)
+    check_device(device)
+    check_dtype(dtype)
     return backbone_of(find_model(model), device=device, dtype=dtype)
 
 

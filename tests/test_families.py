@@ -151,6 +151,15 @@ class TestFindModel:
             "The families first and second both read models of type 'bert'; keep one."
         )
 
+    def test_two_families_of_one_alias_are_named(self, use_families, folder):
+        aliases = {"small": ModelSource("owner/small", "a" * 40)}
+        use_families(
+            ModelFamily("first", ("bert",), aliases=aliases),
+            ModelFamily("second", ("gpt2",), aliases=aliases),
+        )
+        with pytest.raises(PluginError, match="first and second both have an alias 'small'"):
+            find_model("small")
+
 
 class TestConfig:
     def test_missing(self, tiny_family, tmp_path):
@@ -301,20 +310,3 @@ def test_missing_files_of_a_known_sae(tiny_family):
 
 def test_records_are_plain_values(tiny_family):
     assert dataclasses.replace(tiny_family, compute_version=2).compute_version == 2
-
-
-@pytest.mark.parametrize(
-    ("device", "dtype", "message"),
-    [
-        (
-            None,
-            "int8",
-            "Got dtype='int8'; expected None, 'float32', 'bfloat16', 'float16' or 'float64'.",
-        ),
-        (0, None, "Got device=0; expected None or a string such as 'cpu' or 'cuda:0'."),
-    ],
-)
-def test_check_model_options(device, dtype, message):
-    with pytest.raises(ValueError, match="^Got") as raised:
-        families.check_model_options(device, dtype)
-    assert str(raised.value) == message

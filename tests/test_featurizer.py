@@ -29,6 +29,7 @@ from sae_features.errors import (
     InvalidParameterError,
     SAEFeaturesWarning,
 )
+from sae_features.featurizer import warm
 from sae_features.pooling import ACTIVATION_POOLINGS, POOLINGS
 
 TEXTS = [
@@ -445,3 +446,68 @@ class TestBadInput:
         for _ in range(2):
             featurizer.transform([*TEXTS, TEXTS[0]])
             assert "6/6" in capsys.readouterr().err
+
+
+class TestWarm:
+    @pytest.fixture
+    def runs(self, monkeypatch):
+        """Number of texts in each run of a model."""
+        from sae_features.backbones.text import TextBackbone
+
+        seen = []
+        tokenize = TextBackbone.tokenize
+        monkeypatch.setattr(
+            TextBackbone,
+            "tokenize",
+            lambda self, texts, policy: seen.append(len(texts)) or tokenize(self, texts, policy),
+        )
+        return seen
+
+    def test_one_run_serves_latents_of_several_layers_and_hidden_states(
+        self, tiny_bert, tiny_sae_folder, runs
+    ):
+        featurizers = [
+            SAEFeaturizer(tiny_bert, sae=tiny_sae_folder("topk")),
+            SAEFeaturizer(tiny_bert, sae="random:64:4", layer=2, pooling="mean"),
+            ActivationFeaturizer(tiny_bert, layer=0),
+        ]
+        expected = [clone(f).set_params(cache=False).transform(TEXTS) for f in featurizers]
+        runs.clear()
+        warm(featurizers, [*TEXTS, TEXTS[0]])
+        assert runs == [len(TEXTS)]
+        for featurizer, rows in zip(featurizers, expected, strict=True):
+            found = featurizer.transform(TEXTS)
+            difference = abs(found - rows)
+            assert difference.max() <= 1e-5 * abs(rows).max()
+        assert runs == [len(TEXTS)]
+
+    def test_other_tokens_are_another_run(self, tiny_bert, runs):
+        featurizers = [ActivationFeaturizer(tiny_bert, layer=1, tokens=t) for t in ("content", "all")]
+        warm(featurizers, TEXTS)
+        assert runs == [len(TEXTS)] * 2
+
+    def test_only_what_is_lacking_is_computed(self, tiny_bert, runs):
+        featurizer = ActivationFeaturizer(tiny_bert, layer=1)
+        featurizer.transform(TEXTS[:3])
+        warm([featurizer], TEXTS)
+        assert runs == [3, 2]
+
+    def test_one_warning_names_positions_in_X(self, tiny_bert):
+        featurizers = [ActivationFeaturizer(tiny_bert, layer=layer) for layer in (0, 1)]
+        with pytest.warns(SAEFeaturesWarning) as caught:
+            warm(featurizers, ["snow", "", "river"])
+        assert len(caught) == 1
+        assert "1 of 3 texts have no token that counts (the first is item 1)" in str(caught[0].message)
+
+    def test_bad_input(self, tiny_bert):
+        with pytest.raises(InvalidParameterError, match="Got no featurizers"):
+            warm([], TEXTS)
+        with pytest.raises(InvalidParameterError, match="cache=False; it would keep nothing"):
+            warm([ActivationFeaturizer(tiny_bert, layer=1, cache=False)], TEXTS)
+        with pytest.raises(InvalidParameterError, match="Got pooling='avg'"):
+            warm([ActivationFeaturizer(tiny_bert, layer=1, pooling="avg")], TEXTS)
+
+
+def test_a_site_that_the_family_lacks_is_refused_by_fit(tiny_bert):
+    with pytest.raises(InvalidParameterError, match="the family 'bert' reads resid_pre, resid_post"):
+        ActivationFeaturizer(tiny_bert, layer=1, site="mlp_out").fit(TEXTS)

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sae_features.errors import CheckpointError, InvalidParameterError
-from sae_features.hook_point import HookPoint
+from sae_features.hook_point import BLOCK_SITES, HookPoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-READABLE_SITES = ("resid_pre", "resid_post")
-"""Sites that can be read of any stack of blocks."""
 
 
 class _Stop(Exception):  # noqa: N818 not an error
@@ -60,8 +57,8 @@ def check_point(point: HookPoint, n_layers: int) -> HookPoint:
     InvalidParameterError
         If there is no such layer, or its site cannot be read.
     """
-    if point.site not in READABLE_SITES:
-        message = f"Got site={point.site!r}; this family reads {', '.join(READABLE_SITES)}."
+    if point.site not in BLOCK_SITES:
+        message = f"Got site={point.site!r}; this family reads {', '.join(BLOCK_SITES)}."
         raise InvalidParameterError(message)
     if not -n_layers <= point.layer < n_layers:
         message = (

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae_features.errors import InvalidParameterError, expected_one_of
+from sae_features.errors import InvalidParameterError
+from sae_features.parameters import OVERFLOWS, TOKENS, check_choice, check_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TOKENS = ("content", "all")
-OVERFLOWS = ("truncate", "chunk")
 CHUNK_TEXTS = 1024
 """Texts tokenised at a time."""
 SENTINEL = "\ue000sae\ue001"
@@ -56,15 +55,9 @@ class TokenPolicy:
     prepend_bos: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, options in (("tokens", TOKENS), ("overflow", OVERFLOWS)):
-            if getattr(self, name) not in options:
-                raise InvalidParameterError(expected_one_of(name, getattr(self, name), options))
-        if self.prompt not in (None, "chat") and str(self.prompt).count("{}") != 1:
-            message = (
-                f"Got prompt={self.prompt!r}; expected 'chat' or a string with {{}} once for the text, "
-                "such as 'query: {}'."
-            )
-            raise InvalidParameterError(message)
+        check_choice("tokens", self.tokens, TOKENS)
+        check_choice("overflow", self.overflow, OVERFLOWS)
+        check_prompt(self.prompt)
 
 
 @dataclass
