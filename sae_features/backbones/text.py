@@ -233,10 +233,7 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The model in {folder} could not be loaded: {error}") from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    misshapen = sorted(
-        f"{name} of shape {tuple(got)} instead of {tuple(expected)}"
-        for name, got, expected in report["mismatched_keys"]
-    )
+    misshapen = sorted(_misshapen(entry) for entry in report["mismatched_keys"])
     broken = missing + misshapen
     if broken:
         message = (
@@ -245,6 +242,13 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
         )
         raise CheckpointError(message)
     return model
+
+
+def _misshapen(entry: Any) -> str:
+    if isinstance(entry, str):  # transformers 4 gives names only
+        return f"{entry} of another shape"
+    name, got, expected = entry
+    return f"{name} of shape {tuple(got)} instead of {tuple(expected)}"
 
 
 def _load_tokenizer(folder: Path) -> Any:
