@@ -300,10 +300,9 @@ class TestLoad:
         self._change_weights(folder, lambda n, weight: weight[:5].clone() if n == name else weight)
         with pytest.raises(CheckpointError) as raised:
             load(folder)
-        assert str(raised.value) == (
-            f"The weights in {folder} lack or mis-shape 1 tensors of BertModel ({name} of shape (5,) "
-            "instead of (32,)); they would be random."
-        )
+        start = f"The weights in {folder} lack or mis-shape 1 tensors of BertModel ({name} of "
+        shapes = ("shape (5,) instead of (32,)", "another shape")  # transformers 5 and 4
+        assert str(raised.value) in [f"{start}{shape}); they would be random." for shape in shapes]
 
     def test_damaged_weights(self, folder):
         (folder / "model.safetensors").write_bytes(b"no safetensors" * 20)
