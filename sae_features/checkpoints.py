@@ -8,14 +8,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_features.assets import file_sha256
+from sae_features.assets import file_sha256, hub_is_offline
 from sae_features.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SENTENCE_CONFIG = "sentence_bert_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+DISTRIBUTED_SHARDS = "shard-*-model-*-of-*.safetensors"
+REDIRECTIONS = ("transformers_weights", "configuration_files")
+"""Entries of a configuration that make transformers read other files than those we digest."""
 VOCABULARY_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -28,25 +35,38 @@ VOCABULARY_FILES = (
 PROCESSOR_FILES = (
     *VOCABULARY_FILES,
     "merges.txt",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
+    SENTENCE_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "preprocessor_config.json",
 )
-MODEL_PATTERNS = (CONFIG, "model*.safetensors", WEIGHT_INDEX, *PROCESSOR_FILES)
+MODEL_PATTERNS = (CONFIG, "model*.safetensors", WEIGHT_INDEX, ADAPTER_CONFIG, *PROCESSOR_FILES)
 """What is fetched of a repository."""
 
 
 def is_complete(folder: Path) -> bool:
-    """Tell whether a folder has a configuration and all of the weights."""
-    if not (folder / CONFIG).is_file():
-        return False
+    """Tell whether a folder of the hub's cache has all that a model needs.
+
+    That is a configuration, all of the weights, a vocabulary and ``tokenizer_config.json``.  Other
+    programs leave parts of a repository there, and some repositories have no
+    ``tokenizer_config.json``: it is worth a request, but offline a folder will do without.
+    """
     try:
-        weight_files(folder)
+        _weights_that_are_there(folder)
     except CheckpointError:
         return False
-    return True
+    return (
+        (folder / CONFIG).is_file()
+        and has_vocabulary(folder)
+        and ((folder / TOKENIZER_CONFIG).is_file() or hub_is_offline())
+    )
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Tell whether a folder has a file that makes a tokenizer."""
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -57,29 +77,86 @@ def read_config(folder: Path) -> dict[str, Any]:
     CheckpointError
         If there is none, or it is not a JSON object.
     """
-    path = folder / CONFIG
+    return _read_object(folder / CONFIG)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(_text_of(path, path.stat().st_mtime_ns))
+        content = json.loads(_text_of(path, path.stat().st_mtime_ns))
     except OSError as error:
-        raise CheckpointError(f"{folder} has no {CONFIG}; expected a transformers model.") from error
+        message = f"{path.parent} has no {path.name}; expected a transformers model."
+        raise CheckpointError(message) from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not hold a JSON object.")
-    return config
+    return content
+
+
+def read_context(folder: Path) -> int:
+    """Return the longest window that a model's files advise, in tokens, special ones included.
+
+    The least of ``max_position_embeddings``, the tokenizer's ``model_max_length`` and, where it is a
+    sentence-transformers model, ``max_seq_length``.
+
+    Raises
+    ------
+    CheckpointError
+        If the configuration names none.
+    """
+    says = [read_config(folder).get("max_position_embeddings")]
+    for name, key in ((TOKENIZER_CONFIG, "model_max_length"), (SENTENCE_CONFIG, "max_seq_length")):
+        path = folder / name
+        if path.is_file():
+            says.append(_read_object(path).get(key))
+    lengths = [int(n) for n in says if isinstance(n, int | float) and not isinstance(n, bool) and n > 0]
+    if not lengths:
+        raise CheckpointError(f"{folder / CONFIG} names no max_position_embeddings; expected a number.")
+    return min(lengths)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model.
+    """Return the safetensors files of a model: those that transformers loads, and no others.
 
     Raises
     ------
     CheckpointError
         If there are none, or an index is damaged, or names a file that is missing, outside the
-        folder, or not in safetensors format.
+        folder, or not in safetensors format; or if something in the folder would make transformers
+        load other files.
     """
+    _refuse_redirections(folder)
+    return _weights_that_are_there(folder)
+
+
+def _refuse_redirections(folder: Path) -> None:
+    config = read_config(folder)
+    for key in REDIRECTIONS:
+        if config.get(key) is not None:
+            message = (
+                f"{folder / CONFIG} points to other files ({key}={config[key]!r}); expected all in "
+                f"{CONFIG} and {WEIGHTS}. Save the model anew with transformers' save_pretrained."
+            )
+            raise CheckpointError(message)
+    if (folder / ADAPTER_CONFIG).is_file():
+        message = (
+            f"{folder} has an adapter ({ADAPTER_CONFIG}), which changes the weights. Merge it first, "
+            "with peft's merge_and_unload, and save the model without it."
+        )
+        raise CheckpointError(message)
+    distributed = sorted(path.name for path in folder.glob(DISTRIBUTED_SHARDS))
+    if distributed:
+        message = (
+            f"{folder} has a distributed checkpoint ({distributed[0]}); expected {WEIGHTS} or "
+            f"{WEIGHT_INDEX}. Save the model anew with transformers' save_pretrained."
+        )
+        raise CheckpointError(message)
+
+
+def _weights_that_are_there(folder: Path) -> list[Path]:
     index = folder / WEIGHT_INDEX
-    names = _shards(index) if index.is_file() else ["model.safetensors"]
+    takes_index = index.is_file() and not (folder / WEIGHTS).is_file()  # as transformers does
+    names = _shards(index) if takes_index else [WEIGHTS]
     paths = [folder / name for name in names]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sae_features
 from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning
+from sae_features.parameters import DTYPES, OVERFLOWS, POOLINGS, TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +26,6 @@ EXTRACT_PARAMETERS = (
     "token_top_n", "pooling", "threshold", "binarize", "batch_size", "device",
 )  # fmt: skip
 """Parameters of SAEFeaturizer that `extract` takes."""
-POOLINGS = ("max", "mean", "sum", "last", "first", "count")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,11 +94,11 @@ def _add_extract_options(extract: argparse.ArgumentParser) -> None:
     extract.add_argument("--layer", type=int, help="block, counted from 0")
     extract.add_argument("--site", help="what is read of the block (default: resid_post)")
     extract.add_argument("--sae", help="id, file, folder or random:WIDTH:K[:SEED]")
-    extract.add_argument("--tokens", choices=("content", "all"), default="content")
+    extract.add_argument("--tokens", choices=TOKENS, default="content")
     extract.add_argument("--prompt", help="a string with {} for the text, or 'chat'")
     extract.add_argument("--max-length", type=int, metavar="N", help="longest window in tokens")
-    extract.add_argument("--overflow", choices=("truncate", "chunk"), default="truncate")
-    extract.add_argument("--dtype", choices=("float32", "bfloat16", "float16", "float64"))
+    extract.add_argument("--overflow", choices=OVERFLOWS, default="truncate")
+    extract.add_argument("--dtype", choices=DTYPES)
     extract.add_argument("--token-top-n", type=int, metavar="N", help="keep each token's N largest")
     extract.add_argument("--pooling", choices=POOLINGS, default="max")
     extract.add_argument("--threshold", type=float, metavar="T", help="keep what is above T")

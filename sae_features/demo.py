@@ -183,7 +183,7 @@ def report(result: dict[str, Any]) -> str:
     for pair, difference in result["differences"].items():
         other = NAMES[pair.removeprefix("sae - ")]
         lines.append(
-            f"SAE latents - {other:30}{difference['mean']:+8.3f}"
+            f"SAE latents - {other:30}{difference['difference']:+8.3f}"
             f"   [{difference['low']:+.3f}, {difference['high']:+.3f}]"
         )
     lines += ["", "The most telling latents, with the snippets that fire them most"]
@@ -240,8 +240,8 @@ def _difference(target: np.ndarray, ours: np.ndarray, other: np.ndarray) -> dict
     ours_f1, other_f1 = (_macro_f1(target[draws], p[draws]) for p in (ours, other))
     low, high = np.quantile(ours_f1 - other_f1, [0.025, 0.975])
     whole = np.arange(len(target))[None]
-    mean = _macro_f1(target[whole], ours[whole]) - _macro_f1(target[whole], other[whole])
-    return {"mean": float(mean[0]), "low": float(low), "high": float(high)}
+    difference = _macro_f1(target[whole], ours[whole]) - _macro_f1(target[whole], other[whole])
+    return {"difference": float(difference[0]), "low": float(low), "high": float(high)}
 
 
 def _macro_f1(target: np.ndarray, predicted: np.ndarray) -> np.ndarray:

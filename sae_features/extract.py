@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import platform
+import secrets
 import sys
-import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,12 +18,13 @@ import numpy as np
 import scipy.sparse as sp
 
 import sae_features
+from sae_features import feature_files
 from sae_features.assets import file_sha256
 from sae_features.errors import (
     AssetNotFoundError,
+    InputTypeError,
     InvalidInputError,
     InvalidParameterError,
-    MissingDependencyError,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sae_features.featurizer import SAEFeaturizer
 
 INPUT_KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
-OUTPUT_KINDS = (".npz", ".parquet")
 DEFAULT_COLUMN = "text"
 
 
@@ -69,39 +69,55 @@ def read_texts(path: str | Path, column: str | None = None) -> list[str]:
     if not place.is_file():
         raise AssetNotFoundError(f"Got {str(path)!r}; expected a file there.")
     try:
-        text = place.read_text(encoding="utf-8-sig")
+        text = place.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         message = f"{place.name} is not UTF-8 (byte {error.start}); convert it first."
         raise InvalidInputError(message) from error
     if kind == ".txt":
         if column is not None:
             raise InvalidParameterError(f"Got column={column!r}; a .txt file has no columns.")
-        return text.removesuffix("\n").split("\n") if text else []
+        return _lines(text)
     if kind in (".csv", ".tsv"):
         return _read_table(place, text, column, "\t" if kind == ".tsv" else ",")
     return _read_json_lines(place, text, column)
 
 
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+
+
 def _read_table(place: Path, text: str, column: str | None, delimiter: str) -> list[str]:
-    csv.field_size_limit(sys.maxsize)
-    rows = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
-    header = next(rows, [])
+    rows = _table_rows(place, text, delimiter)
+    _, header = next(rows, (1, []))
     position = header.index(_choose_column(place, header, column))
     texts = []
-    for row in rows:
+    for number, row in rows:
         if len(row) != len(header):
-            message = f"line {rows.line_num}: got {len(row)} fields; expected {len(header)}."
+            message = f"line {number}: got {len(row)} fields; expected {len(header)}."
             raise InvalidInputError(f"{place.name}, {message}")
         texts.append(row[position])
     return texts
 
 
+def _table_rows(place: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Give rows with the lines that they start at; quoted line ends stay as they are."""
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    number = 1
+    try:
+        for row in rows:
+            yield number, row
+            number = rows.line_num + 1
+    except csv.Error as error:
+        raise InvalidInputError(f"{place.name}, line {number}: {error}.") from error
+
+
 def _read_json_lines(place: Path, text: str, column: str | None) -> list[str]:
     texts = []
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
+    for number, line in enumerate(_lines(text), 1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidInputError(f"{place.name}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InvalidInputError(f"{place.name}, line {number}: expected a JSON object.")
@@ -121,6 +137,9 @@ def _choose_column(place: Path, columns: list[str], column: str | None) -> str:
     if column not in columns:
         message = f"{place.name} has no column {column!r}; choose one of {', '.join(columns)}."
         raise InvalidParameterError(message)
+    if (count := columns.count(column)) > 1:
+        message = f"{place.name} has {count} columns {column!r}; rename all but the one to read."
+        raise InvalidInputError(message)
     return column
 
 
@@ -134,14 +153,19 @@ def check_output(path: str | Path) -> Path:
     MissingDependencyError
         If it needs a package that is not installed.
     """
-    place = Path(path)
-    if place.suffix.lower() not in OUTPUT_KINDS:
-        message = f"Got {place.name!r}; expected a file of kind {' or '.join(OUTPUT_KINDS)}."
-        raise InvalidParameterError(message)
+    place = _features_path(path)
     if not place.parent.is_dir():
         raise InvalidParameterError(f"The folder {str(place.parent)!r} does not exist; create it first.")
     if place.suffix.lower() == ".parquet":
-        _pyarrow()
+        feature_files.import_pyarrow()
+    return place
+
+
+def _features_path(path: str | Path) -> Path:
+    place = Path(path)
+    if place.suffix.lower() not in feature_files.KINDS:
+        message = f"Got {place.name!r}; expected a file of kind {' or '.join(feature_files.KINDS)}."
+        raise InvalidParameterError(message)
     return place
 
 
@@ -188,22 +212,17 @@ def write_features(path: str | Path, rows: Any, provenance: dict[str, Any]) -> P
     Returns
     -------
     Path
+
+    Raises
+    ------
+    InputTypeError
+        If the rows are not CSR of float32.
     """
     place = check_output(path)
+    if not isinstance(rows, sp.csr_matrix | sp.csr_array) or rows.dtype != np.float32:
+        raise InputTypeError(f"Got {type(rows).__name__}; expected CSR rows of float32.")
     with _replacing(place) as draft:
-        if place.suffix.lower() == ".npz":
-            with draft.open("wb") as stream:
-                np.savez_compressed(
-                    stream,
-                    data=rows.data,
-                    indices=rows.indices,
-                    indptr=rows.indptr,
-                    shape=np.array(rows.shape),
-                    format=np.array(b"csr"),
-                    provenance=np.array(json.dumps(provenance)),
-                )
-        else:
-            _write_parquet(draft, rows, provenance)
+        feature_files.write(draft, rows, provenance)
     return place
 
 
@@ -219,46 +238,18 @@ def read_features(path: str | Path) -> tuple[sp.csr_matrix, dict[str, Any]]:
     -------
     rows : csr_matrix of shape (n_items, n_features), float32
     provenance : dict
+
+    Raises
+    ------
+    AssetNotFoundError
+        If the file is not there.
+    InvalidInputError
+        If it is damaged, or was not written by :func:`write_features`.
     """
-    place = Path(path)
-    if place.suffix.lower() == ".npz":
-        with np.load(place, allow_pickle=False) as stored:  # noqa: TID251 pickles are refused
-            rows = sp.csr_matrix(
-                (stored["data"], stored["indices"], stored["indptr"]), shape=tuple(stored["shape"])
-            )
-            return rows, json.loads(str(stored["provenance"]))
-    pa, pq = _pyarrow()
-    table = pq.read_table(place)
-    metadata = table.schema.metadata
-    columns = [table[name].combine_chunks() for name in ("indices", "values")]
-    indices, values = (c.chunk(0) if isinstance(c, pa.ChunkedArray) else c for c in columns)
-    shape = (table.num_rows, int(metadata[b"n_features"]))
-    rows = sp.csr_matrix(
-        (values.flatten().to_numpy(), indices.flatten().to_numpy(), indices.offsets.to_numpy()),
-        shape=shape,
-    )
-    return rows, json.loads(metadata[b"provenance"])
-
-
-def _write_parquet(path: Path, rows: Any, provenance: dict[str, Any]) -> None:
-    pa, pq = _pyarrow()
-    offsets = pa.array(rows.indptr.astype(np.int32))
-    columns = [
-        pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (rows.indices, rows.data)
-    ]
-    metadata = {"n_features": str(rows.shape[1]), "provenance": json.dumps(provenance)}
-    table = pa.table(columns, names=["indices", "values"]).replace_schema_metadata(metadata)
-    pq.write_table(table, path)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        message = 'Parquet needs pyarrow: pip install "sae-features[parquet]", or write .npz.'
-        raise MissingDependencyError(message) from error
-    return pa, pq
+    place = _features_path(path)
+    if not place.is_file():
+        raise AssetNotFoundError(f"Got {str(path)!r}; expected a file there.")
+    return feature_files.read(place)
 
 
 def source_of(path: str | Path, column: str | None) -> dict[str, Any]:
@@ -269,12 +260,10 @@ def source_of(path: str | Path, column: str | None) -> dict[str, Any]:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path that takes the place of ``path`` when all went well."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    draft = Path(name)
+    draft = path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+    draft.touch(exist_ok=False)
     try:
         yield draft
-        draft.chmod(0o644)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sae_features.backbones.text import TextBackbone
     from sae_features.backbones.tokens import TokenPolicy
     from sae_features.hook_point import HookPoint
-    from sae_features.pooling import Pooling
+    from sae_features.parameters import Pooling
     from sae_features.saes.autoencoder import SparseAutoencoder
 
 
@@ -76,7 +76,11 @@ class PooledItem:
         return self.rows.nbytes
 
     def pool(self, pooling: Pooling) -> np.ndarray:
-        """Return one row of shape (d,)."""
+        """Return one row of shape (d,), float32.
+
+        The mean is the kept sum divided: as :func:`sae_features.pooling.pool_activations` has it,
+        but for the rounding of each window's sum to float32.
+        """
         is_mean = pooling == "mean"
         row: np.ndarray = self.rows[KEPT_POOLINGS.index("sum" if is_mean else pooling)]
         return row / max(1, self.n_tokens) if is_mean else row
@@ -105,7 +109,8 @@ class PooledReader:
         if len(windows) == 1:
             return windows[0]
         rows = np.stack([window.rows for window in windows])
-        joined = np.stack([rows[:, 0].max(axis=0), rows[:, 1].sum(axis=0), rows[0, 2], rows[-1, 3]])
+        total = rows[:, 1].sum(axis=0, dtype=np.float64).astype(np.float32)
+        joined = np.stack([rows[:, 0].max(axis=0), total, rows[0, 2], rows[-1, 3]])
         return PooledItem(joined, sum(window.n_tokens for window in windows))
 
 
@@ -133,6 +138,7 @@ def extract(
     readers: Sequence[Reader],
     *,
     batch_size: int | None = None,
+    positions: Sequence[int] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Extracted:
     """Run a backbone once over texts, for any number of readers.
@@ -149,12 +155,20 @@ def extract(
         What to keep; several may read several hook points.
     batch_size : int, optional
         Windows in a batch; by their length if not given.
+    positions : sequence of int, optional
+        What an error calls each text; its place in ``texts`` if not given.
     progress : callable, optional
         Called with the number of texts that were finished.
 
     Returns
     -------
     Extracted
+        Its positions are places in ``texts``.
+
+    Raises
+    ------
+    InvalidInputError
+        If activations are not finite.
     """
     windows = backbone.tokenize(texts, policy)
     n_open = np.bincount(windows.items, minlength=len(texts))
@@ -164,7 +178,7 @@ def extract(
         progress(int((n_open == 0).sum()))
     kept: list[dict[int, Any]] = [{} for _ in readers]
     points = list(dict.fromkeys(reader.point for reader in readers))
-    for batch in backbone.run(windows, points, batch_size=batch_size):
+    for batch in backbone.run(windows, points, batch_size=batch_size, positions=positions):
         for reader, by_window in zip(readers, kept, strict=True):
             pieces = reader.read(batch.values[reader.point], batch.lengths)
             by_window.update(zip(batch.windows.tolist(), pieces, strict=True))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import reprlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sae_features import discovery
 from sae_features.assets import hub_folder, package_folder
@@ -18,6 +19,7 @@ from sae_features.checkpoints import (
     is_complete,
     processor_files,
     read_config,
+    read_context,
     weight_files,
 )
 from sae_features.errors import AssetNotFoundError, CheckpointError, PluginError
@@ -25,6 +27,8 @@ from sae_features.hook_point import BLOCK_SITES
 
 GROUP = "sae_features.families"
 API_VERSION = (1, 0)
+
+Modality = Literal["text", "image"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class ModelFamily:
 
     name: str
     model_types: tuple[str, ...]
-    modality: Literal["text", "image"] = "text"
+    modality: Modality = "text"
     aliases: dict[str, ModelSource] = field(default_factory=dict)
     saes: tuple[SAESource, ...] = ()
     sites: tuple[str, ...] = BLOCK_SITES
@@ -156,6 +160,20 @@ class ModelFiles:
         return self._size("hidden_size")
 
     @property
+    def context(self) -> int:
+        """Longest window in tokens that its files advise, special ones included."""
+        return read_context(self.folder)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What an SAE's ``metadata["model"]`` says of its model: ``id``, ``revision``, ``digest``."""
+        return {
+            "id": self.source.repo_id if self.source else self.name,
+            "revision": self.source.revision if self.source else None,
+            "digest": self.weights_digest,
+        }
+
+    @property
     def weights_digest(self) -> str:
         """SHA-256 of the weights; equal for equal files, wherever they come from."""
         return digest_of_files(weight_files(self.folder))
@@ -179,7 +197,9 @@ def list_families() -> dict[str, discovery.PluginRecord]:
     Returns
     -------
     dict of str to PluginRecord
-        With ``distribution``, ``version`` and ``value`` of each.
+        With ``distribution``, ``version`` and ``value`` of each.  Of a name that two distributions
+        register one record stands here, but neither family is used: there is a warning that names
+        both, as the error does where the family is missed.  ``sae-features plugins`` lists both.
 
     Examples
     --------
@@ -207,13 +227,25 @@ def _complaint(name: str, family: Any) -> str:
     if not isinstance(family, ModelFamily):
         kind = type(family).__name__
         return f"The plugin {name!r} gives a {kind}; expected a ModelFamily. It is left out."
-    major, minor = family.api_version
-    if major == API_VERSION[0] and minor <= API_VERSION[1]:
-        return ""
-    return (
-        f"The family {name!r} speaks version {major}.{minor} of the plugin interface; this is "
-        f"{API_VERSION[0]}.{API_VERSION[1]}. It is left out: update it or sae-features."
-    )
+    version: Any = family.api_version
+    if not (isinstance(version, tuple) and [type(part) for part in version] == [int, int]):
+        return (
+            f"The family {name!r} gives api_version={reprlib.repr(version)}; expected (major, minor). "
+            "It is left out."
+        )
+    major, minor = version
+    if major != API_VERSION[0] or minor > API_VERSION[1]:
+        return (
+            f"The family {name!r} speaks version {major}.{minor} of the plugin interface; this is "
+            f"{API_VERSION[0]}.{API_VERSION[1]}. It is left out: update it or sae-features."
+        )
+    modality: Any = family.modality
+    if not isinstance(modality, str) or modality not in get_args(Modality):
+        return (
+            f"The family {name!r} gives modality={reprlib.repr(modality)}; expected one of "
+            f"{', '.join(get_args(Modality))}. It is left out."
+        )
+    return ""
 
 
 def _left_out() -> str:
@@ -227,7 +259,7 @@ def _left_out() -> str:
     return "".join(f" {reason}" for reason in sorted(reasons) if reason)
 
 
-def find_model(model: str | Path) -> ModelFiles:
+def find_model(model: str | Path, *, only_config: bool = False) -> ModelFiles:
     """Find a model's files, fetching them if they are only on the hub.
 
     Parameters
@@ -235,6 +267,8 @@ def find_model(model: str | Path) -> ModelFiles:
     model : str or Path
         An alias (``"minilm"``), a local folder, or a repository on the hub (``"owner/name"``,
         ``"owner/name@revision"``).
+    only_config : bool, default=False
+        Ask the hub for no more than the configuration: enough for ``n_layers`` and ``d_model``.
 
     Raises
     ------
@@ -254,7 +288,7 @@ def find_model(model: str | Path) -> ModelFiles:
         raise PluginError(f"The families {owners} both have an alias {name!r}; keep one of them.")
     for family in claims:
         source = family.aliases[name]
-        return ModelFiles(name, _folder_of_source(name, source), family, source)
+        return ModelFiles(name, _folder_of_source(name, source, only_config), family, source)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return ModelFiles(name, folder, _family_of(folder))
@@ -266,8 +300,8 @@ def find_model(model: str | Path) -> ModelFiles:
     for family in families().values():
         for source in family.aliases.values():
             if source.repo_id == repo_id and (not revision or revision == source.revision):
-                return ModelFiles(name, _folder_of_source(name, source), family, source)
-    folder = hub_folder(repo_id, revision or None, MODEL_PATTERNS, is_complete=is_complete)
+                return ModelFiles(name, _folder_of_source(name, source, only_config), family, source)
+    folder = _fetch(repo_id, revision or None, only_config)
     # The cache names the folder of a snapshot by its commit.
     return ModelFiles(name, folder, _family_of(folder), ModelSource(repo_id, folder.name))
 
@@ -275,6 +309,27 @@ def find_model(model: str | Path) -> ModelFiles:
 def known_saes() -> list[SAESource]:
     """Return the SAEs of all working families."""
     return [source for family in families().values() for source in family.saes]
+
+
+def known_sae(sae_id: str) -> SAESource | None:
+    """Return the SAE of an id, or None.
+
+    Raises
+    ------
+    PluginError
+        If more than one family brings an SAE of that id.
+    """
+    claims = [
+        (name, source)
+        for name, family in families().items()
+        for source in family.saes
+        if source.sae_id == sae_id
+    ]
+    owners = dict.fromkeys(name for name, _ in claims)
+    if len(owners) > 1:
+        named = " and ".join(owners)
+        raise PluginError(f"The families {named} both have an SAE {sae_id!r}; keep one of them.")
+    return claims[0][1] if claims else None
 
 
 def sae_folder(source: SAESource) -> Path:
@@ -286,13 +341,21 @@ def sae_folder(source: SAESource) -> Path:
     return folder
 
 
-def _folder_of_source(name: str, source: ModelSource) -> Path:
+def _fetch(repo_id: str, revision: str | None, only_config: bool) -> Path:  # noqa: FBT001
+    if only_config:
+        return hub_folder(
+            repo_id, revision, (CONFIG,), is_complete=lambda folder: (folder / CONFIG).is_file()
+        )
+    return hub_folder(repo_id, revision, MODEL_PATTERNS, is_complete=is_complete)
+
+
+def _folder_of_source(name: str, source: ModelSource, only_config: bool) -> Path:  # noqa: FBT001
     if source.package:
         folder = package_folder(source.package, source.package_path)
         if folder is not None:
             return folder
     try:
-        return hub_folder(source.repo_id, source.revision, MODEL_PATTERNS, is_complete=is_complete)
+        return _fetch(source.repo_id, source.revision, only_config)
     except AssetNotFoundError as error:
         if source.requirement is None:
             raise

@@ -4,160 +4,40 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import scipy.sparse as sp
 import sklearn
-from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm.auto import tqdm
 
-from sae_features.errors import DigestMismatchError, InvalidParameterError
+from sae_features.base import BaseFeaturizer
+from sae_features.errors import InvalidParameterError
 from sae_features.items import check_texts
-from sae_features.once import Computation, fill_store, rows_of
+from sae_features.once import fill_store
 from sae_features.parameters import (
-    OVERFLOWS,
-    TOKENS,
+    ACTIVATION_POOLINGS,
+    POOLINGS,
     check_choice,
     check_count,
-    check_device,
-    check_dtype,
-    check_prompt,
     check_threshold,
 )
-from sae_features.pooling import ACTIVATION_POOLINGS, POOLINGS, pool_codes
+from sae_features.pooling import pool_codes
 from sae_features.ragged import TokenCodes
 from sae_features.store import memory
-from sae_features.targets import Request, Target, resolve_sae, resolve_target
+from sae_features.targets import Target, resolve_sae, resolve_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from sae_features.pooling import Pooling
+    from sae_features.parameters import Pooling
     from sae_features.releases import SAEReference
 
 FEATURE_NAMES = ("index", "label")
 
 
-class _Featurizer(TransformerMixin, BaseEstimator):
-    """What both featurizers share: parameters to target, checks, fitted digests."""
-
-    _poolings: ClassVar[tuple[str, ...]]
-    _with_sae: ClassVar[bool]
-
-    def fit(self, X: Any, y: Any = None) -> Any:  # noqa: ARG002
-        """Check parameters and ``X``, and record which model (and SAE) is used; load no weights.
-
-        Parameters
-        ----------
-        X : sequence of str of length (n_items,)
-            Texts.
-        y : ignored
-
-        Returns
-        -------
-        self
-        """
-        self._check_parameters()
-        check_texts(X)
-        target = self._target()
-        self.model_ = target.model.name
-        self.layer_ = target.point.layer
-        self.site_ = target.point.site
-        for name, digest in self._digests(target).items():
-            setattr(self, name, digest)
-        self.n_features_out_ = self._width(target)
-        return self
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.string = True
-        tags.input_tags.two_d_array = False
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
-    def _request(self) -> Request:
-        return Request(self.model, self.layer, self.site, getattr(self, "sae", None))
-
-    def _target(self) -> Target:
-        return resolve_target(self._request(), with_sae=self._with_sae)
-
-    def _check_digests(self, target: Target) -> None:
-        """Raise where the files are not those that the estimator was fitted with."""
-        for name, digest in self._digests(target).items():
-            fitted = getattr(self, name, digest)
-            if fitted != digest:
-                message = (
-                    f"This estimator was fitted with {name}={fitted[:12]}…, but the files found now "
-                    f"have {digest[:12]}…: parameters or files have changed since. Fit it again, or "
-                    "bring the files back."
-                )
-                raise DigestMismatchError(message)
-
-    def _digests(self, target: Target) -> dict[str, str]:
-        digests = {"model_digest_": target.model.weights_digest}
-        if target.sae is not None:
-            digests["sae_digest_"] = target.sae.digest(target.model.d_model)
-        return digests
-
-    def _width(self, target: Target) -> int:
-        return target.sae.n_latents if target.sae is not None else target.model.d_model
-
-    def _computation(self) -> Computation:
-        target = self._target()
-        self._check_digests(target)
-        return Computation(
-            target,
-            self.tokens,
-            self.prompt,
-            self.max_length,
-            self.overflow,
-            self.dtype or "float32",
-        )
-
-    def _rows(
-        self,
-        X: Any,
-        pool: Callable[[list[Any], Target], Any],
-        stack: Callable[[list[Any]], Any],
-    ) -> Any:
-        self._check_parameters()
-        texts = check_texts(X)
-        computation = self._computation()
-        target = computation.target
-        name = type(self).__name__
-        with tqdm(total=len(texts), unit="text", desc=name, disable=not self.verbose) as bar:
-            return rows_of(
-                computation,
-                texts,
-                lambda values: pool(values, target),
-                stack,
-                store=None if self.cache is False else memory.SHARED,
-                device=self.device,
-                batch_size=self.batch_size,
-                progress=bar.update,
-            )
-
-    def _check_parameters(self) -> None:
-        check_device(self.device)
-        check_dtype(self.dtype)
-        check_choice("tokens", self.tokens, TOKENS)
-        check_choice("overflow", self.overflow, OVERFLOWS)
-        check_choice("pooling", self.pooling, self._poolings)
-        check_count("max_length", self.max_length)
-        check_count("batch_size", self.batch_size)
-        check_prompt(self.prompt)
-        if self.cache is not None and self.cache is not False:
-            message = (
-                f"Got cache={self.cache!r}; expected None (keep codes in memory) or False: this "
-                "version keeps nothing on disk."
-            )
-            raise InvalidParameterError(message)
-
-
-class SAEFeaturizer(_Featurizer):
+class SAEFeaturizer(BaseFeaturizer):
     """Turn texts into rows of SAE latents.
 
     A pretrained model runs up to one layer, its token activations pass through a sparse
@@ -184,7 +64,8 @@ class SAEFeaturizer(_Featurizer):
         tokenizer's chat template.
     max_length : int, optional
         Longest window in tokens, special ones included.  Not given: the least of what model,
-        tokenizer and SAE can take.
+        tokenizer and SAE can take; a hidden-state baseline and a ``random:`` control know no SAE, so
+        give it to all of them where texts are long.
     overflow : {"truncate", "chunk"}, default="truncate"
         What happens to longer texts: cut with a warning, or read in several windows.
     dtype : {"float32", "bfloat16", "float16", "float64"}, optional
@@ -203,8 +84,9 @@ class SAEFeaturizer(_Featurizer):
     device : str, optional
         Where the model runs; a GPU if there is one.
     cache : None or False, optional
-        None keeps codes in the memory of the process, so that a search over ``pooling``,
-        ``token_top_n``, ``threshold`` and ``binarize`` runs the model once per text; False does not.
+        None keeps codes in the memory of the process (512 MiB, the least recently used go first), so
+        that a search over ``pooling``, ``token_top_n``, ``threshold`` and ``binarize`` runs the model
+        once per text; False does not.
     sparse_output : bool, default=True
         Give CSR (what scikit-learn's ``sparse_interface`` says) or a dense array.
     feature_names : {"index", "label"}, default="index"
@@ -220,8 +102,9 @@ class SAEFeaturizer(_Featurizer):
         Block, counted from 0.
     site_ : str
         What is read of it.
-    model_digest_, sae_digest_ : str
-        SHA-256 of the weights; :meth:`transform` refuses other ones.
+    model_digest_, processor_digest_, sae_digest_ : str
+        SHA-256 of the model's weights, of its configuration and tokenizer, and of the SAE (or the
+        words of a ``random:`` one).  :meth:`transform` refuses other ones.
     n_features_out_ : int
         Number of latents.
 
@@ -356,14 +239,15 @@ class SAEFeaturizer(_Featurizer):
             rows.data.fill(1)
         return rows
 
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
+    def check_parameters(self) -> None:
+        """Raise InvalidParameterError where a parameter cannot be."""
+        super().check_parameters()
         check_count("token_top_n", self.token_top_n)
         check_threshold(self.threshold)
         check_choice("feature_names", self.feature_names, FEATURE_NAMES)
 
 
-class ActivationFeaturizer(_Featurizer):
+class ActivationFeaturizer(BaseFeaturizer):
     """Turn texts into pooled hidden states: the same estimator without the SAE, and its baseline.
 
     Parameters
@@ -374,7 +258,7 @@ class ActivationFeaturizer(_Featurizer):
         Block whose activations are read, counted from 0; -1 is the last.  Not given: the layer of
         the model's default SAE.
     site, tokens, prompt, max_length, overflow, dtype : optional
-        As in :class:`SAEFeaturizer`.
+        As in :class:`SAEFeaturizer`.  To see the tokens that an SAE sees, give its ``max_length``.
     pooling : {"max", "mean", "sum", "last", "first"}, default="max"
         How the tokens become one row.
     batch_size, device, cache, verbose : optional
@@ -382,7 +266,7 @@ class ActivationFeaturizer(_Featurizer):
 
     Attributes
     ----------
-    model_, layer_, site_, model_digest_, n_features_out_
+    model_, layer_, site_, model_digest_, processor_digest_, n_features_out_
         As in :class:`SAEFeaturizer`.
 
     Examples
@@ -490,17 +374,23 @@ def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) ->
     >>> latents.transform(texts).shape, hidden.transform(texts).shape
     ((2, 4096), (2, 384))
     """
-    if not featurizers:
-        raise InvalidParameterError("Got no featurizers; expected at least one.")
+    if isinstance(featurizers, BaseFeaturizer) or not featurizers:
+        raise InvalidParameterError("Got no list of featurizers; expected at least one in a list.")
+    for featurizer in featurizers:
+        if not isinstance(featurizer, BaseFeaturizer):
+            message = (
+                f"Got a {type(featurizer).__name__}; expected SAEFeaturizer or ActivationFeaturizer."
+            )
+            raise InvalidParameterError(message)
     texts = check_texts(X)
     for featurizer in featurizers:
-        featurizer._check_parameters()  # noqa: SLF001 of this module
+        featurizer.check_parameters()
         if featurizer.cache is False:
             raise InvalidParameterError("Got a featurizer with cache=False; it would keep nothing.")
     lead = featurizers[0]
     with tqdm(unit="text", desc="warm", disable=not lead.verbose) as bar:
         fill_store(
-            [featurizer._computation() for featurizer in featurizers],  # noqa: SLF001
+            [featurizer.computation() for featurizer in featurizers],
             texts,
             store=memory.SHARED,
             device=lead.device,

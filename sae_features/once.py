@@ -6,13 +6,14 @@ import hashlib
 import json
 import warnings
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from sae_features.errors import SAEFeaturesWarning
 from sae_features.items import text_digest
+from sae_features.notices import Notices
 from sae_features.weights import backbone_of, shared_sae
 
 if TYPE_CHECKING:
@@ -78,48 +79,19 @@ class Computation:
         )
 
     @property
-    def longest(self) -> int | None:
-        """``max_length`` as given, or as the SAE's context says."""
-        if self.max_length is None and self.target.sae is not None:
-            context = self.target.sae.metadata.get("max_length")
-            return context if isinstance(context, int) else None
-        return None if self.max_length is None else int(self.max_length)  # may be numpy's
+    def longest(self) -> int:
+        """``max_length`` as given, or else the least that model, tokenizer and SAE say of themselves."""
+        if self.max_length is not None:
+            return int(self.max_length)  # may be numpy's
+        context = self.target.sae.metadata.get("max_length") if self.target.sae else None
+        says = self.target.model.context
+        return min(says, context) if isinstance(context, int) else says
 
     @property
     def prepend_bos(self) -> bool | None:
         """Whether a BOS stands first, as the SAE's metadata say."""
         says = self.target.sae.metadata.get("prepend_bos") if self.target.sae else None
         return says if isinstance(says, bool) else None
-
-
-@dataclass
-class Notices:
-    """What is to be told of the texts, each by its first position in ``X``."""
-
-    texts: Sequence[str]
-    truncated: list[int] = field(default_factory=list)
-    empty: list[int] = field(default_factory=list)
-    longest: int | None = None
-
-    def warn(self) -> None:
-        """Issue at most one warning of each kind."""
-        if self.truncated:
-            message = (
-                f"{self._count(self.truncated)} texts are longer than {self.longest} tokens "
-                f"and were truncated (the first is item {min(self.truncated)}); overflow='chunk' uses "
-                "all of them."
-            )
-            warnings.warn(message, SAEFeaturesWarning, stacklevel=6)
-        if self.empty:
-            message = (
-                f"{self._count(self.empty)} texts have no token that counts (the first is "
-                f"item {min(self.empty)}); their rows are zero."
-            )
-            warnings.warn(message, SAEFeaturesWarning, stacklevel=6)
-
-    def _count(self, positions: list[int]) -> str:
-        meant = {self.texts[position] for position in positions}
-        return f"{sum(text in meant for text in self.texts)} of {len(self.texts)}"
 
 
 def rows_of(
@@ -156,6 +128,7 @@ def rows_of(
     """
     identity = computation.identity
     notices = Notices(texts)
+    needed = 0
     first: dict[str, int] = {}
     for position, text in enumerate(texts):
         first.setdefault(text, position)
@@ -184,8 +157,11 @@ def rows_of(
             values |= computed
             if store is not None:
                 store.put_many(identity, computed)
+        needed += sum(value.nbytes for value in values.values())
         parts.append(pool([values[digest] for digest in digests]))
-    notices.warn()
+    notices.warn(stacklevel=5)
+    if store is not None:
+        _warn_if_too_large(needed, store)
     rows: Any = parts[0] if len(parts) == 1 else stack(parts)
     if len(unique) < len(texts):
         number = {text: i for i, text in enumerate(unique)}
@@ -215,6 +191,7 @@ def fill_store(
     for computation in computations:
         together[computation.model_run].append(computation)
     notices = Notices(texts)
+    needed = 0
     first = {text: position for position, text in reversed(list(enumerate(texts)))}
     unique = sorted(first, key=first.__getitem__)
     for sharing in together.values():
@@ -236,7 +213,9 @@ def fill_store(
                 )
                 for computation, values in zip(sharing, fresh, strict=True):
                     store.put_many(computation.identity, dict(zip(lacking, values, strict=True)))
-    notices.warn()
+                    needed += sum(value.nbytes for value in values)
+    notices.warn(stacklevel=3)
+    _warn_if_too_large(needed, store)
 
 
 def _compute(
@@ -254,7 +233,7 @@ def _compute(
     shared = computations[0]
     backbone = backbone_of(shared.target.model, device=device, dtype=shared.dtype)
     longest = shared.longest
-    if shared.max_length is None and longest is not None:
+    if shared.max_length is None:
         longest = min(longest, backbone.max_length)
     policy = backbone.token_policy(
         tokens=shared.tokens,
@@ -263,19 +242,30 @@ def _compute(
         overflow=shared.overflow,
         prepend_bos=shared.prepend_bos,
     )
+    positions = list(texts)
     extracted = extract(
         backbone,
         list(texts.values()),
         policy,
         [_reader(computation.target, device) for computation in computations],
         batch_size=batch_size,
+        positions=positions,
         progress=progress,
     )
-    positions = list(texts)
     notices.longest = policy.max_length
     notices.truncated += [positions[i] for i in extracted.truncated]
     notices.empty += [positions[i] for i in extracted.empty]
     return extracted.values
+
+
+def _warn_if_too_large(needed: int, store: MemoryStore) -> None:
+    if needed > store.max_bytes:
+        message = (
+            f"What is kept of these texts takes {needed / 2**20:,.0f} MiB, more than the "
+            f"{store.max_bytes / 2**20:,.0f} MiB of the store in memory: another setting will run the "
+            "model again. Search on fewer texts, or with a smaller max_length."
+        )
+        warnings.warn(message, SAEFeaturesWarning, stacklevel=5)
 
 
 def _reader(target: Target, device: str | None) -> Reader:

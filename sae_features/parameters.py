@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from sae_features.errors import InvalidParameterError, expected_one_of
 
@@ -14,6 +13,12 @@ if TYPE_CHECKING:
 TOKENS = ("content", "all")
 OVERFLOWS = ("truncate", "chunk")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+Pooling = Literal["max", "mean", "sum", "last", "first", "count"]
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
+ACTIVATION_POOLINGS: tuple[Pooling, ...] = POOLINGS[:-1]
+"""Poolings of dense activations: counting nonzero values says nothing there."""
+MAX_FLOAT32 = 3.4028234e38
 
 
 def check_choice(name: str, value: object, options: Iterable[str]) -> None:
@@ -39,10 +44,10 @@ def check_count(name: str, value: object) -> None:
 
 
 def check_threshold(value: object) -> None:
-    """Raise unless the value is None or a finite number that is not negative."""
+    """Raise unless the value is None or a finite float32 that is not negative."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if value is not None and not (is_number and 0 <= float(value) < math.inf):  # type: ignore[arg-type]
-        message = f"Got threshold={value!r}; expected None or a number that is not negative."
+    if value is not None and not (is_number and 0 <= float(value) <= MAX_FLOAT32):  # type: ignore[arg-type]
+        message = f"Got threshold={value!r}; expected None or a float32 that is not negative."
         raise InvalidParameterError(message)
 
 

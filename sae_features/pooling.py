@@ -6,21 +6,18 @@ where the latent does not fire at every token, 0.  An item without tokens gives 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
 from sae_features.errors import InvalidParameterError, expected_one_of
+from sae_features.parameters import ACTIVATION_POOLINGS, POOLINGS
 from sae_features.ragged import TokenCodes, offsets_of
 
 if TYPE_CHECKING:
+    from sae_features.parameters import Pooling
     from sae_features.ragged import TokenActivations
-
-Pooling = Literal["max", "mean", "sum", "last", "first", "count"]
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
-ACTIVATION_POOLINGS: tuple[Pooling, ...] = POOLINGS[:-1]
-"""Poolings of dense activations: counting nonzero values says nothing there."""
 
 
 def pool_codes(codes: TokenCodes, pooling: Pooling, *, token_top_n: int | None = None) -> sp.csr_matrix:

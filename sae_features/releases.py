@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import AssetNotFoundError, InvalidParameterError, expected_one_of
-from sae_features.families import SAESource, known_saes, sae_folder
+from sae_features.families import SAESource, known_sae, known_saes, sae_folder
+from sae_features.parameters import DTYPES, check_choice
 from sae_features.saes.formats import SAEHeader, find_format
 from sae_features.weights import choose_device
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from sae_features.hook_point import HookPoint
     from sae_features.saes.autoencoder import SparseAutoencoder
 
-DTYPES = ("float32", "float16", "bfloat16", "float64")
+MAX_RANDOM_WIDTH = 2**24
 RANDOM = re.compile(r"random:(\d{1,9}):(\d{1,9})(?::(\d{1,18}))?")
 
 
@@ -123,12 +124,14 @@ def find_sae(sae: str | Path, *, format: str | None = None) -> SAEReference:  # 
         If the files are damaged or of no known format.
     InvalidParameterError
         If a ``random:`` SAE cannot be.
+    PluginError
+        If plugins of several families bring an SAE of that id.
     """
     name = str(sae)
     if name.startswith("random:"):
         return _random_sae(name)
-    source = next((source for source in known_saes() if source.sae_id == name), None)
-    if source is not None and isinstance(sae, str):
+    source = known_sae(name) if isinstance(sae, str) else None
+    if source is not None:
         return sae_of_source(source)
     path = Path(sae).expanduser()
     if not path.exists():
@@ -167,8 +170,8 @@ def load_sae(
         Name of the files' format; detected from the files if not given.
     device : str, default="cpu"
         Where the weights go.
-    dtype : {"float32", "float16", "bfloat16", "float64"}, default="float32"
-        Type that is computed in, whatever the files hold.
+    dtype : {"float32", "bfloat16", "float16", "float64"}, default="float32"
+        Type that is computed in, whatever the files hold; ``digest`` is that of the files in any.
     decoder : bool, default=True
         Whether to load ``W_dec``; encoding does not need it.
     k, norm_scale : optional
@@ -194,8 +197,7 @@ def load_sae(
     >>> sae.d_in, sae.n_latents, sae.architecture
     (384, 4096, 'topk')
     """
-    if dtype not in DTYPES:
-        raise InvalidParameterError(expected_one_of("dtype", dtype, DTYPES))
+    check_choice("dtype", dtype, DTYPES)
     found = find_sae(sae, format=format)
     if isinstance(found, RandomSAE):
         message = f"Got sae={found.name!r}, whose size depends on a model; use it in SAEFeaturizer."
@@ -215,7 +217,10 @@ def _random_sae(name: str) -> RandomSAE:
     match = RANDOM.fullmatch(name)
     if match:
         n_latents, k, seed = (int(group or 0) for group in match.groups())
-        if 1 <= k <= n_latents:
+        if 1 <= k <= n_latents <= MAX_RANDOM_WIDTH:
             return RandomSAE(name, n_latents, k, seed)
-    message = f"Got sae={name!r}; expected 'random:WIDTH:K' or 'random:WIDTH:K:SEED', 1 <= K <= WIDTH."
+    message = (
+        f"Got sae={name!r}; expected 'random:WIDTH:K' or 'random:WIDTH:K:SEED', "
+        f"1 <= K <= WIDTH <= {MAX_RANDOM_WIDTH}."
+    )
     raise InvalidParameterError(message)

@@ -43,7 +43,9 @@ class Target:
 
 
 def resolve_sae(request: Request) -> SAEReference:
-    """Return the SAE that a request stands for, without looking for the model's weights.
+    """Return the SAE that a request stands for, without fetching the model's weights.
+
+    A layer counted from the end needs the model's configuration, which may be fetched.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def resolve_sae(request: Request) -> SAEReference:
     else:
         layer = request.layer
         if layer < 0 and candidates:
-            layer += find_model(candidates[0].model).n_layers
+            layer += find_model(candidates[0].model, only_config=True).n_layers
         chosen = [source for source in candidates if source.layer == layer]
         chosen.sort(key=lambda source: not source.is_default)
     if not chosen:
@@ -119,7 +121,7 @@ def _sources_of_model(model: str | Path) -> list[Any]:
     by_name = [source for source in known_saes() if source.model in _names_of(name)]
     if by_name or not Path(model).expanduser().is_dir():
         if not by_name:
-            find_model(model)  # a model that does not exist is the better error
+            find_model(model, only_config=True)  # a model that does not exist is the better error
         return by_name
     digest = find_model(model).weights_digest
     matching = []
@@ -141,9 +143,7 @@ def _names_of(name: str) -> set[str]:
 
 def _recorded_model(sae: SAEReference) -> dict[str, Any]:
     recorded = sae.metadata.get("model")
-    if isinstance(recorded, str):
-        return {"id": recorded}
-    return recorded if isinstance(recorded, dict) else {}
+    return {"id": recorded} if isinstance(recorded, str) else dict(recorded or {})
 
 
 def _model_name(request: Request, sae: SAEReference) -> str | Path:

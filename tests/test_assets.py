@@ -8,10 +8,12 @@ import pytest
 
 from sae_features import assets
 from sae_features.assets import file_sha256, hub_folder, hub_is_offline, package_folder
+from sae_features.checkpoints import MODEL_PATTERNS, is_complete
 from sae_features.errors import AssetNotFoundError
 
 COMMIT = "c" * 40
 REPOSITORY = "owner/model"
+MODEL_FILES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 
 
 @pytest.fixture
@@ -159,6 +161,32 @@ class TestHubFolder:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         with pytest.raises(AssetNotFoundError, match="^'owner/model' is not in the local Hugging Face"):
             hub_folder(REPOSITORY, None, ["*"], is_complete=has_weights)
+
+    @pytest.mark.parametrize(
+        "kept", [MODEL_FILES[:2], MODEL_FILES[:3], ["config.json", *MODEL_FILES[2:]]]
+    )
+    def test_part_of_a_model_is_completed_from_the_network(self, hub_cache, monkeypatch, kept):
+        snapshot = write_snapshot(hub_cache, dict.fromkeys(kept, b"{}"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        asked = _record_downloads(monkeypatch, result=snapshot)
+        assert hub_folder(REPOSITORY, COMMIT, MODEL_PATTERNS, is_complete=is_complete) == snapshot
+        assert asked == [True, False]
+
+    @pytest.mark.parametrize("offline", ["0", "1"])
+    def test_a_whole_model_is_used_without_the_network(self, hub_cache, monkeypatch, offline):
+        snapshot = write_snapshot(hub_cache, dict.fromkeys(MODEL_FILES, b"{}"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        asked = _record_downloads(monkeypatch, forbid=True)
+        assert hub_folder(REPOSITORY, COMMIT, MODEL_PATTERNS, is_complete=is_complete) == snapshot
+        assert asked == [True]
+
+    def test_offline_a_model_needs_a_vocabulary_but_no_config_of_it(self, hub_cache, monkeypatch):
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        write_snapshot(hub_cache, dict.fromkeys(MODEL_FILES[:2], b"{}"))
+        with pytest.raises(AssetNotFoundError, match="is not in the local Hugging Face cache"):
+            hub_folder(REPOSITORY, COMMIT, MODEL_PATTERNS, is_complete=is_complete)
+        snapshot = write_snapshot(hub_cache, {MODEL_FILES[2]: b"{}"})
+        assert hub_folder(REPOSITORY, COMMIT, MODEL_PATTERNS, is_complete=is_complete) == snapshot
 
     def test_what_the_hub_refuses_is_named(self, hub_cache, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny import edit_json
 
+from sae_features import checkpoints
 from sae_features.checkpoints import (
     digest_of_files,
     is_complete,
@@ -30,8 +32,56 @@ class TestWeightFiles:
         names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
         for name in names:
             (folder / name).touch()
+        (folder / "model.safetensors").unlink()
         _write_index(folder, {"a": names[1], "b": names[0], "c": names[1]})
         assert weight_files(folder) == [folder / name for name in names]
+
+    def test_one_file_goes_before_an_index_as_in_transformers(self, folder):
+        (folder / "model-1.safetensors").touch()
+        _write_index(folder, {"a": "model-1.safetensors"})
+        assert weight_files(folder) == [folder / "model.safetensors"]
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("transformers_weights", "other.safetensors"),
+            ("transformers_weights", "../other/model.safetensors"),
+            ("configuration_files", ["config.4.0.0.json"]),
+        ],
+    )
+    def test_a_config_that_points_to_other_files(self, folder, key, value):
+        edit_json(folder / "config.json", **{key: value})
+        with pytest.raises(CheckpointError) as raised:
+            weight_files(folder)
+        assert str(raised.value) == (
+            f"{folder / 'config.json'} points to other files ({key}={value!r}); expected all in "
+            "config.json and model.safetensors. Save the model anew with transformers' "
+            "save_pretrained."
+        )
+
+    def test_a_config_that_says_it_points_nowhere(self, folder):
+        config = read_config(folder) | {"transformers_weights": None}
+        (folder / "config.json").write_text(json.dumps(config))
+        assert weight_files(folder) == [folder / "model.safetensors"]
+
+    def test_an_adapter(self, folder):
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/other"}')
+        with pytest.raises(CheckpointError) as raised:
+            weight_files(folder)
+        assert str(raised.value) == (
+            f"{folder} has an adapter (adapter_config.json), which changes the weights. Merge it "
+            "first, with peft's merge_and_unload, and save the model without it."
+        )
+
+    def test_a_distributed_checkpoint(self, folder):
+        name = "shard-00000-model-00001-of-00002.safetensors"
+        (folder / name).touch()
+        with pytest.raises(CheckpointError) as raised:
+            weight_files(folder)
+        assert str(raised.value) == (
+            f"{folder} has a distributed checkpoint ({name}); expected model.safetensors or "
+            "model.safetensors.index.json. Save the model anew with transformers' save_pretrained."
+        )
 
     def test_pickled_weights_only(self, folder):
         (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -43,7 +93,8 @@ class TestWeightFiles:
         )
 
     def test_a_missing_shard(self, folder):
-        _write_index(folder, {"a": "model.safetensors", "b": "model-2.safetensors"})
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        _write_index(folder, {"a": "model-1.safetensors", "b": "model-2.safetensors"})
         with pytest.raises(CheckpointError) as raised:
             weight_files(folder)
         assert str(raised.value) == f"{folder} lacks model-2.safetensors."
@@ -52,12 +103,14 @@ class TestWeightFiles:
         "outside", ["../model.safetensors", "/etc/model.safetensors", "a/b.safetensors"]
     )
     def test_an_index_must_not_leave_its_folder(self, folder, outside):
+        (folder / "model.safetensors").unlink()
         _write_index(folder, {"a": outside})
         with pytest.raises(CheckpointError, match="names files outside its folder: "):
             weight_files(folder)
 
     def test_an_index_must_not_name_pickles(self, folder):
         (folder / "pytorch_model.bin").touch()
+        (folder / "model.safetensors").unlink()
         _write_index(folder, {"a": "model.safetensors", "b": "pytorch_model.bin"})
         with pytest.raises(CheckpointError, match="that are not safetensors: pytorch_model.bin"):
             weight_files(folder)
@@ -66,28 +119,55 @@ class TestWeightFiles:
         "content", ["{", "[]", "{}", '{"weight_map": {"a": 1}}', '{"weight_map": 3}']
     )
     def test_a_damaged_index(self, folder, content):
+        (folder / "model.safetensors").unlink()
         (folder / "model.safetensors.index.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"index\.json"):
             weight_files(folder)
 
     def test_an_index_of_nothing(self, folder):
+        (folder / "model.safetensors").unlink()
         _write_index(folder, {})
         with pytest.raises(CheckpointError, match="names no files"):
             weight_files(folder)
 
 
 class TestIsComplete:
-    def test_config_and_weights(self, folder):
+    @pytest.fixture(autouse=True)
+    def _offline_or_not(self, monkeypatch):
+        self.offline = False
+        monkeypatch.setattr(checkpoints, "hub_is_offline", lambda: self.offline)
+
+    @pytest.mark.parametrize("offline", [False, True])
+    def test_config_weights_vocabulary_and_its_config(self, folder, offline):
+        self.offline = offline
         assert is_complete(folder)
 
-    @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-    def test_one_of_them_is_missing(self, folder, name):
+    @pytest.mark.parametrize("offline", [False, True])
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+    def test_one_of_them_is_missing(self, folder, name, offline):
+        self.offline = offline
         (folder / name).unlink()
         assert not is_complete(folder)
 
-    def test_a_shard_is_missing(self, folder):
-        _write_index(folder, {"a": "model.safetensors", "b": "model-2.safetensors"})
+    def test_another_vocabulary_will_do(self, folder):
+        (folder / "tokenizer.json").rename(folder / "vocab.txt")
+        assert is_complete(folder)
+
+    def test_the_tokenizer_config_is_worth_a_request_but_not_needed(self, folder):
+        (folder / "tokenizer_config.json").unlink()
         assert not is_complete(folder)
+        self.offline = True
+        assert is_complete(folder)
+
+    def test_a_shard_is_missing(self, folder):
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        _write_index(folder, {"a": "model-1.safetensors", "b": "model-2.safetensors"})
+        assert not is_complete(folder)
+
+    def test_what_is_refused_is_there_nevertheless(self, folder):
+        """The error that says why comes from the weights, not from a search on the hub."""
+        (folder / "adapter_config.json").write_text("{}")
+        assert is_complete(folder)
 
 
 def test_read_config(folder):

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tiny import D_MODEL, WORDS, random_sae
 
-from sae_features.errors import InvalidParameterError
+from sae_features.backbones.text import TextBackbone
+from sae_features.errors import InvalidInputError, InvalidParameterError
 from sae_features.extraction import (
     CodesReader,
     PooledItem,
@@ -31,6 +37,17 @@ def runs(bert):
     handle = bert.model.embeddings.register_forward_hook(lambda *args: shapes.append(args[2].shape[:2]))
     yield shapes
     handle.remove()
+
+
+@pytest.fixture
+def overflowing(tiny_bert, tmp_path):
+    """Load a BERT in which the embedding of "sea" is beyond float16."""
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
+    weights = load_file(folder / "model.safetensors")
+    sea = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["sea"]
+    weights["embeddings.word_embeddings.weight"][sea] *= 1e6
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return lambda dtype: TextBackbone.load(folder, device="cpu", dtype=dtype)
 
 
 def dense(codes: TokenCodes) -> np.ndarray:
@@ -83,6 +100,7 @@ class TestReaders:
             handle.remove()
         assert ran == [0, 1]
 
+    @pytest.mark.filterwarnings("ignore::sae_features.errors.SAEFeaturesWarning")
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_codes_are_those_of_the_activations(self, bert, architecture):
         sae, point = random_sae(architecture), HookPoint(1)
@@ -158,6 +176,44 @@ def test_progress_comes_to_the_number_of_items(bert, texts, batch_size, overflow
     extracted = extract(bert, texts, policy, readers, batch_size=batch_size, progress=told.append)
     assert sum(told) == len(texts) == len(extracted.values[0])
     assert min(told) >= 0
+
+
+class TestActivationsThatAreNotFinite:
+    """float16 overflows: TopK would give NaN, JumpReLU rows of zeros."""
+
+    @pytest.mark.parametrize("architecture", [*ARCHITECTURES, None])
+    @pytest.mark.parametrize(("positions", "named"), [(None, 1), ([10, 5, 0], 5)])
+    def test_the_item_and_the_next_step_are_named(self, overflowing, architecture, positions, named):
+        backbone = overflowing("float16")
+        point = HookPoint(1)
+        reader = (
+            CodesReader(point, random_sae(architecture))
+            if architecture
+            else PooledReader(point, D_MODEL)
+        )
+        with pytest.raises(InvalidInputError) as raised:
+            extract(
+                backbone,
+                ["rain", "a calm sea", "the sea"],
+                backbone.token_policy(),
+                [reader],
+                positions=positions,
+            )
+        assert str(raised.value) == (
+            f"Got activations that are not finite for item {named} at layer 1, resid_post, computed in "
+            "float16. They are too large for it: use dtype='float32' or 'bfloat16'."
+        )
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_wider_types_hold_them(self, overflowing, dtype):
+        backbone = overflowing(dtype)
+        reader = PooledReader(HookPoint(1), D_MODEL)
+        ((_, pooled),) = extract(backbone, ["rain", "sea"], backbone.token_policy(), [reader]).values
+        assert np.isfinite(pooled.rows).all()
+
+    def test_other_items_are_not_concerned(self, overflowing):
+        backbone = overflowing("float16")
+        extract(backbone, ["rain"], backbone.token_policy(), [PooledReader(HookPoint(1), D_MODEL)])
 
 
 class TestPooledItem:

@@ -78,6 +78,26 @@ class TestFindModel:
         find_model("tiny")
         assert asked == [("owner/model", COMMIT)]
 
+    @pytest.mark.parametrize("name", ["tiny", "owner/model", "owner/other"])
+    def test_its_configuration_alone_is_enough_for_its_sizes(
+        self, use_families, monkeypatch, tiny_bert, tmp_path, name
+    ):
+        shutil.copy(tiny_bert / "config.json", tmp_path)
+        asked = []
+
+        def hub_folder(repo_id, revision, patterns, *, is_complete):
+            assert is_complete(tmp_path)
+            assert not is_complete(tmp_path / "empty")
+            asked.append(patterns)
+            return tmp_path
+
+        monkeypatch.setattr(families, "hub_folder", hub_folder)
+        source = ModelSource("owner/model", COMMIT)
+        use_families(ModelFamily("tiny-family", ("bert",), aliases={"tiny": source}))
+        files = find_model(name, only_config=True)
+        assert (files.n_layers, files.d_model) == (3, 32)
+        assert asked == [("config.json",)]
+
     def test_without_package_and_hub_the_error_says_what_to_install(self, use_families, monkeypatch):
         source = ModelSource("owner/model", COMMIT, "no_such_package_xyz", "model", "tiny-weights")
         use_families(ModelFamily("tiny-family", ("bert",), aliases={"tiny": source}))
@@ -250,6 +270,53 @@ class TestPlugins:
             find_model(folder)
         assert str(raised.value).endswith(message)
 
+    @pytest.mark.parametrize(
+        ("arguments", "shown"),
+        [
+            ("api_version='1.0'", "api_version='1.0'; expected (major, minor)."),
+            ("api_version=1", "api_version=1; expected (major, minor)."),
+            ("api_version=None", "api_version=None; expected (major, minor)."),
+            ("api_version=(1,)", "api_version=(1,); expected (major, minor)."),
+            ("api_version=(1, 0, 0)", "api_version=(1, 0, 0); expected (major, minor)."),
+            ("api_version=('1', '0')", "api_version=('1', '0'); expected (major, minor)."),
+            ("api_version=(True, False)", "api_version=(True, False); expected (major, minor)."),
+            ("modality='audio'", "modality='audio'; expected one of text, image."),
+            ("modality=['text']", "modality=['text']; expected one of text, image."),
+        ],
+    )
+    def test_what_cannot_be_is_left_out_and_does_not_break_the_others(
+        self, install, folder, arguments, shown
+    ):
+        self._install(install, f"'tiny', ('tiny-type',), {arguments}")
+        message = f"The family 'tiny' gives {shown} It is left out."
+        with pytest.warns(SAEFeaturesWarning) as caught:
+            assert "tiny" not in families.families()
+        assert [str(warning.message) for warning in caught] == [message]
+        assert find_model(folder).family.name == "bert"
+        with pytest.raises(AssetNotFoundError) as raised:
+            find_model("tiny-model")
+        assert str(raised.value).endswith(message)
+
+    def test_image_models_are_a_modality(self, install):
+        self._install(install, "'tiny', ('vit',), modality='image'")
+        assert families.families()["tiny"].modality == "image"
+
+    def test_a_name_of_two_distributions_is_listed_and_not_used(self, install):
+        value = "tiny_family_module:FAMILY"
+        for name in ("first-plugin", "second-plugin"):
+            install(name, {families.GROUP: {"tiny": value}})
+        assert list_families()["tiny"].value == value
+        message = (
+            "first-plugin 1.0 and second-plugin 1.0 both register 'tiny' in sae_features.families; "
+            "uninstall one of them."
+        )
+        with pytest.warns(SAEFeaturesWarning) as caught:
+            assert "tiny" not in families.families()
+        assert [str(warning.message) for warning in caught] == [message]
+        with pytest.raises(AssetNotFoundError) as raised:
+            find_model("tiny-model")
+        assert str(raised.value).endswith(message)
+
     def test_what_is_no_family_is_left_out(self, install):
         install(
             "tiny-plugin",
@@ -297,6 +364,17 @@ def test_the_backbone_class_is_imported_on_use():
 def test_files_of_a_known_sae(tiny_family, tiny_package):
     assert families.known_saes() == list(tiny_family.saes)
     assert sae_folder(tiny_family.saes[0]) == tiny_package / "tiny_package" / "saes" / "layer_1"
+
+
+def test_a_known_sae_is_the_one_family_s_that_has_it(tiny_family, use_families):
+    assert families.known_sae("tiny-sae/layer_2") == tiny_family.saes[1]
+    assert families.known_sae("tiny-sae/layer_9") is None
+    first = dataclasses.replace(tiny_family.saes[0], layer=2)
+    use_families(dataclasses.replace(tiny_family, saes=(first, *tiny_family.saes)))
+    assert families.known_sae("tiny-sae/layer_1") == first  # twice in one family is its own affair
+    use_families(tiny_family, dataclasses.replace(tiny_family, name="other"))
+    with pytest.raises(PluginError, match="^The families tiny-family and other both have an SAE 'tiny-"):
+        families.known_sae("tiny-sae/layer_1")
 
 
 def test_missing_files_of_a_known_sae(tiny_family):

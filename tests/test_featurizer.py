@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,7 @@ from sae_features.errors import (
     SAEFeaturesWarning,
 )
 from sae_features.featurizer import warm
-from sae_features.pooling import ACTIVATION_POOLINGS, POOLINGS
+from sae_features.parameters import ACTIVATION_POOLINGS, POOLINGS
 
 TEXTS = [
     "a calm river",
@@ -349,6 +351,21 @@ class TestDigests:
             featurizer.transform(TEXTS)
         assert featurizer.fit(TEXTS).transform(TEXTS).shape == (5, 48)
 
+    def test_another_tokenizer_after_fit_is_refused(self, tiny_bert, tmp_path):
+        folder = shutil.copytree(tiny_bert, tmp_path / "model")
+        featurizer = ActivationFeaturizer(folder, layer=1).fit(TEXTS)
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        tokenizer["normalizer"]["lowercase"] = False
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+        with pytest.raises(DigestMismatchError, match="processor_digest_"):
+            featurizer.transform(TEXTS)
+
+    def test_another_layer_after_fit_is_refused(self, tiny_bert):
+        featurizer = ActivationFeaturizer(tiny_bert, layer=0).fit(TEXTS).set_params(layer=2)
+        with pytest.raises(DigestMismatchError, match="fitted with layer_=0, but .* has 2"):
+            featurizer.transform(TEXTS)
+        assert featurizer.fit(TEXTS).layer_ == 2
+
 
 class TestBadInput:
     @pytest.mark.parametrize(
@@ -379,7 +396,7 @@ class TestBadInput:
             ({"pooling": "avg"}, "Got pooling='avg'; expected one of max, mean, sum"),
             ({"tokens": "contents"}, "Did you mean 'content'"),
             ({"overflow": "cut"}, "Got overflow='cut'"),
-            ({"threshold": -1}, "Got threshold=-1; expected None or a number that is not negative"),
+            ({"threshold": -1}, "Got threshold=-1; expected None or a float32 that is not negative"),
             ({"threshold": float("nan")}, "Got threshold=nan"),
             ({"token_top_n": 0}, "Got token_top_n=0; expected None or an integer above 0"),
             ({"max_length": 2.5}, "Got max_length=2.5"),
@@ -500,8 +517,11 @@ class TestWarm:
         assert "1 of 3 texts have no token that counts (the first is item 1)" in str(caught[0].message)
 
     def test_bad_input(self, tiny_bert):
-        with pytest.raises(InvalidParameterError, match="Got no featurizers"):
-            warm([], TEXTS)
+        for nothing in ([], ActivationFeaturizer(tiny_bert, layer=1)):
+            with pytest.raises(InvalidParameterError, match="expected at least one in a list"):
+                warm(nothing, TEXTS)
+        with pytest.raises(InvalidParameterError, match="Got a LogisticRegression; expected SAEF"):
+            warm([LogisticRegression()], TEXTS)
         with pytest.raises(InvalidParameterError, match="cache=False; it would keep nothing"):
             warm([ActivationFeaturizer(tiny_bert, layer=1, cache=False)], TEXTS)
         with pytest.raises(InvalidParameterError, match="Got pooling='avg'"):

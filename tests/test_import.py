@@ -26,6 +26,11 @@ def modules_after(statement):
         "from sae_features import SAEFeaturizer; repr(SAEFeaturizer())",
         "import sae_features_bert",
         "import sae_features.cli",
+        "from sae_features.cli import main; main(['plugins'])",
+        "from sae_features.cli import main; main(['inspect', 'minilm-topk-4k/layer_3'])",
+        "from sae_features import SAEFeaturizer; SAEFeaturizer().get_feature_names_out()",
+        "from sae_features import SAEFeaturizer; SAEFeaturizer().fit(['a'])",
+        "from sae_features import ActivationFeaturizer; ActivationFeaturizer().fit(['a'])",
     ],
 )
 def test_neither_torch_nor_transformers_is_imported(statement):

@@ -30,7 +30,7 @@ def test_what_may_be(check, good):
 @pytest.mark.parametrize(
     ("check", "bad", "text"),
     [
-        (parameters.check_threshold, [-1, float("inf"), float("nan"), True, "1"], "not negative"),
+        (parameters.check_threshold, [-1, float("inf"), float("nan"), 1e39, True, "1"], "not negative"),
         (parameters.check_prompt, ["", "query", "{} {}", 3], "'chat' or a string with {} once"),
         (parameters.check_device, [0], "expected None or a string such as 'cpu'"),
         (parameters.check_dtype, ["int8", 32], "expected one of float32, bfloat16, float16, float64"),

@@ -63,7 +63,7 @@ def top_n_of_token(token, n):
     return [value if i in kept else 0.0 for i, value in enumerate(token)]
 
 
-latent_values = st.sampled_from([0.0, 0.0, 0.0, 1.0, 1.0, 2.5, -1.0, -0.5, 0.1]) | st.floats(
+latent_values = st.sampled_from([0.0, 0.0, 0.0, 1.0, 1.0, 2.5, -1.0, -0.5, 0.125]) | st.floats(
     -100, 100, width=32, allow_subnormal=False
 )
 dense_items = st.lists(
@@ -82,6 +82,11 @@ def assert_clean_csr(rows, shape):
     assert (rows.data != 0).all()
 
 
+def assert_same(rows, expected):
+    """Equal but for the order in which float64 sums are taken, before they are rounded to float32."""
+    np.testing.assert_allclose(rows.toarray(), expected, rtol=2e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 @quick
 @given(items=dense_items)
@@ -91,7 +96,7 @@ def assert_clean_csr(rows, shape):
 def test_pooling_equals_the_dense_reference(pooling, items):
     rows = pool_codes(codes_of(items), pooling)
     assert_clean_csr(rows, (len(items), N_LATENTS))
-    np.testing.assert_array_equal(rows.toarray(), reference(items, pooling))
+    assert_same(rows, reference(items, pooling))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -101,7 +106,7 @@ def test_token_top_n_comes_before_pooling(pooling, items, n):
     kept = [[top_n_of_token(token, n) for token in item] for item in items]
     rows = pool_codes(codes_of(items), pooling, token_top_n=n)
     assert_clean_csr(rows, (len(items), N_LATENTS))
-    np.testing.assert_array_equal(rows.toarray(), reference(kept, pooling))
+    assert_same(rows, reference(kept, pooling))
 
 
 def test_a_silent_token_counts_as_0():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sae_features import load_sae
 from sae_features.errors import (
     AssetNotFoundError,
     InvalidParameterError,
+    PluginError,
     SAEFormatError,
 )
 from sae_features.hook_point import HookPoint
@@ -46,6 +48,17 @@ class TestFindSAE:
             "there."
         )
 
+    def test_one_id_of_two_families(self, tiny_family, use_families, tiny_sae_folder):
+        other = dataclasses.replace(tiny_family, name="other", saes=tiny_family.saes[1:])
+        use_families(tiny_family, other)
+        with pytest.raises(PluginError) as raised:
+            find_sae("tiny-sae/layer_2")
+        assert str(raised.value) == (
+            "The families tiny-family and other both have an SAE 'tiny-sae/layer_2'; keep one of them."
+        )
+        assert find_sae("tiny-sae/layer_1").source == tiny_family.saes[0]
+        assert find_sae(tiny_sae_folder()).source is None
+
     def test_without_any_known_sae(self, use_families):
         use_families()
         with pytest.raises(AssetNotFoundError) as raised:
@@ -66,7 +79,12 @@ class TestFindSAE:
 class TestRandomSAE:
     @pytest.mark.parametrize(
         ("name", "expected"),
-        [("random:64:8", (64, 8, 0)), ("random:64:8:3", (64, 8, 3)), ("random:1:1:0", (1, 1, 0))],
+        [
+            ("random:64:8", (64, 8, 0)),
+            ("random:64:8:3", (64, 8, 3)),
+            ("random:1:1:0", (1, 1, 0)),
+            ("random:16777216:8", (2**24, 8, 0)),
+        ],
     )
     def test_sizes_and_seed(self, name, expected):
         sae = find_sae(name)
@@ -88,13 +106,15 @@ class TestRandomSAE:
             "random:64.0:8",
             "random: 64:8",
             "random:9999999999:8",
+            "random:16777217:8",
         ],
     )
     def test_what_cannot_be(self, name):
         with pytest.raises(InvalidParameterError) as raised:
             find_sae(name)
         assert str(raised.value) == (
-            f"Got sae={name!r}; expected 'random:WIDTH:K' or 'random:WIDTH:K:SEED', 1 <= K <= WIDTH."
+            f"Got sae={name!r}; expected 'random:WIDTH:K' or 'random:WIDTH:K:SEED', "
+            "1 <= K <= WIDTH <= 16777216."
         )
 
     def test_it_is_what_its_digest_says(self):
@@ -137,7 +157,7 @@ class TestLoadSAE:
         [
             (
                 {"dtype": "int8"},
-                "^Got dtype='int8'; expected one of float32, float16, bfloat16, float64",
+                "^Got dtype='int8'; expected one of float32, bfloat16, float16, float64",
             ),
             ({"device": "gpu"}, "^Got device='gpu', which torch cannot use here: "),
             ({"k": 3}, "^Got k=3; the files of format 'sae-features' say all of it already"),

@@ -295,6 +295,35 @@ def test_the_sae_alone_needs_no_weights_of_the_model(use_families):
     assert resolve_sae(Request("away", layer=1)).n_latents == 48
 
 
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (Request("away", layer=-2), None),
+        (Request("owner/other", layer=-1), "No SAE is known for model='owner/other'"),
+    ],
+)
+def test_the_sae_of_a_layer_from_the_end_asks_the_hub_for_no_weights(
+    use_families, monkeypatch, tiny_bert, tmp_path, request_, error
+):
+    asked = []
+
+    def hub_folder(repo_id, revision, patterns, *, is_complete):
+        asked.append((repo_id, patterns))
+        shutil.copy(tiny_bert / "config.json", tmp_path)
+        return tmp_path
+
+    monkeypatch.setattr("sae_features.families.hub_folder", hub_folder)
+    source = SAESource("x/y", "away", 1, "tiny_package", "saes/layer_1")
+    away = ModelSource("owner/away", "c" * 40)
+    use_families(ModelFamily("far", ("bert",), aliases={"away": away}, saes=(source,)))
+    if error is None:
+        assert resolve_sae(request_).name == "x/y"
+    else:
+        with pytest.raises(InvalidParameterError, match=error):
+            resolve_sae(request_)
+    assert {patterns for _, patterns in asked} == {("config.json",)}
+
+
 def _with_saes(family, *saes):
     import dataclasses
 

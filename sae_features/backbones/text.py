@@ -13,10 +13,11 @@ from safetensors import SafetensorError
 
 from sae_features.backbones.hooks import check_point, find_blocks, read_points
 from sae_features.backbones.tokens import TokenPolicy, Windows, tokenize
-from sae_features.checkpoints import VOCABULARY_FILES
-from sae_features.errors import CheckpointError, InvalidParameterError
+from sae_features.checkpoints import has_vocabulary, read_context, weight_files
+from sae_features.errors import CheckpointError, InvalidInputError, InvalidParameterError
 from sae_features.hook_point import HookPoint
 from sae_features.items import check_texts
+from sae_features.notices import Notices
 from sae_features.ragged import TokenActivations, offsets_of
 
 if TYPE_CHECKING:
@@ -60,16 +61,19 @@ class TextBackbone:
     n_layers, d_model : int
         Number of blocks and size of the residual stream.
     max_length : int
-        The least of what model and tokenizer can take, in tokens, special ones included.
+        The most that model and tokenizer can take, in tokens, special ones included.
+    context : int
+        The longest window where none is asked for: what the model's files advise.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, context: int | None = None) -> None:
         self.model = model.eval().requires_grad_(requires_grad=False)
         self.tokenizer = tokenizer
         self.n_layers = int(model.config.num_hidden_layers)
         self.d_model = int(model.config.hidden_size)
         self.blocks = find_blocks(model, self.n_layers)
         self.max_length = _longest(model, tokenizer)
+        self.context = min(self.max_length, context or self.max_length)
         self._lock = threading.Lock()
 
     @classmethod
@@ -83,7 +87,8 @@ class TextBackbone:
             or the files cannot be read.
         """
         tokenizer = _load_tokenizer(folder)
-        return cls(_load_model(folder, getattr(torch, dtype)).to(device), tokenizer)
+        model = _load_model(folder, getattr(torch, dtype)).to(device)
+        return cls(model, tokenizer, context=read_context(folder))
 
     def activations(
         self,
@@ -115,6 +120,16 @@ class TextBackbone:
         TokenActivations
             ``values`` (n_tokens, d) float32 and ``offsets`` (n_items + 1,) int64.
 
+        Raises
+        ------
+        InvalidParameterError, InputTypeError, InvalidInputError
+            As the message says; also if activations are not finite.
+
+        Warns
+        -----
+        SAEFeaturesWarning
+            If texts were truncated, or have no token that counts.
+
         Examples
         --------
         >>> from sae_features import load_backbone
@@ -129,6 +144,9 @@ class TextBackbone:
             tokens=tokens, prompt=prompt, max_length=max_length, overflow=overflow
         )
         windows = self.tokenize(texts, policy)
+        Notices(
+            texts, windows.truncated, windows.empty, policy.max_length, "they have no activations"
+        ).warn()
         parts: list[np.ndarray] = [np.empty((0, self.d_model), np.float32)] * len(windows.ids)
         for batch in self.run(windows, [point], batch_size=batch_size):
             pieces = torch.split(batch.values[point], batch.lengths.tolist())
@@ -147,7 +165,7 @@ class TextBackbone:
             If ``max_length`` is more than that.
         """
         if max_length is None:
-            max_length = self.max_length
+            max_length = self.context
         if max_length > self.max_length:
             message = f"Got max_length={max_length}; this model takes at most {self.max_length} tokens."
             raise InvalidParameterError(message)
@@ -158,7 +176,12 @@ class TextBackbone:
         return tokenize(self.tokenizer, texts, policy)
 
     def run(
-        self, windows: Windows, points: Sequence[HookPoint], *, batch_size: int | None = None
+        self,
+        windows: Windows,
+        points: Sequence[HookPoint],
+        *,
+        batch_size: int | None = None,
+        positions: Sequence[int] | None = None,
     ) -> Iterator[Batch]:
         """Run the model over windows, the longest first, and yield what stands at the points.
 
@@ -172,11 +195,15 @@ class TextBackbone:
             One run of the model serves all of them.
         batch_size : int, optional
             Windows in a batch; chosen by their length if not given.
+        positions : sequence of int, optional
+            What an error calls each text; its place among those of the windows if not given.
 
         Raises
         ------
         InvalidParameterError
             If a point cannot be read, or ``batch_size`` is below 1.
+        InvalidInputError
+            If activations are not finite, as when they are too large for float16.
         """
         for point in points:
             check_point(point, self.n_layers)
@@ -210,13 +237,39 @@ class TextBackbone:
             with self._lock:  # hooks sit on the shared model
                 read = read_points(self.model, self.blocks, points, inputs)
             mask = torch.from_numpy(counted).to(device)
-            values = {point: hidden[mask].float() for point, hidden in read.items()}
-            yield Batch(chosen, counts[chosen], values)
+            batch = Batch(
+                chosen,
+                counts[chosen],
+                {point: hidden[mask].float() for point, hidden in read.items()},
+            )
+            _check_finite(batch, windows, positions, self.model.dtype)
+            yield batch
+
+
+def _check_finite(
+    batch: Batch, windows: Windows, positions: Sequence[int] | None, dtype: torch.dtype
+) -> None:
+    for point, values in batch.values.items():
+        if bool(torch.isfinite(values).all()):
+            continue
+        is_broken = ~torch.isfinite(values).all(dim=1).cpu().numpy()
+        item = min(windows.items[w] for w in np.repeat(batch.windows, batch.lengths)[is_broken])
+        next_step = (
+            "They are too large for it: use dtype='float32' or 'bfloat16'."
+            if dtype == torch.float16
+            else "The model's weights may be damaged."
+        )
+        message = (
+            f"Got activations that are not finite for item {positions[item] if positions else item} "
+            f"at {point}, computed in {str(dtype).removeprefix('torch.')}. {next_step}"
+        )
+        raise InvalidInputError(message)
 
 
 def _load_model(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModel
 
+    weight_files(folder)  # refuses what would make transformers load others
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with _quiet_transformers():
@@ -224,13 +277,14 @@ def _load_model(folder: Path, dtype: torch.dtype) -> Any:
                 folder,
                 config=config,
                 dtype=dtype,
+                attn_implementation=None,  # transformers' choice: the config's may be code on the hub
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below, by name
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"The model in {folder} could not be loaded: {error}") from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     misshapen = sorted(_misshapen(entry) for entry in report["mismatched_keys"])
@@ -254,7 +308,7 @@ def _misshapen(entry: Any) -> str:
 def _load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
+    if not has_vocabulary(folder):
         raise CheckpointError(f"{folder} has no tokenizer (tokenizer.json).")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

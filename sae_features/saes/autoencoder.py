@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from sae_features.errors import InvalidParameterError, SAEFormatError, expected_one_of
+from sae_features.saes.conventions import (
+    ARCHITECTURES,
+    check_conventions,
+    digest_of,
+    expected_shapes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from sae_features.hook_point import HookPoint
-
-Architecture = Literal["relu", "topk", "jumprelu"]
-ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
+    from sae_features.saes.conventions import Architecture
 
 CHUNK_BYTES = 64 * 2**20
 """Memory for pre-activations of all latents at a time."""
@@ -76,7 +79,8 @@ class SparseAutoencoder:
     d_in, n_latents : int
         Sizes.
     digest : str
-        SHA-256 of everything that determines the numbers.
+        SHA-256 of weights and conventions.  A loaded SAE has that of its files, whatever type it
+        computes in; one that was made or changed in memory has that of its own tensors.
 
     Raises
     ------
@@ -161,7 +165,7 @@ class SparseAutoencoder:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of weights and conventions; a loaded SAE has that of its files."""
+        """SHA-256 of weights and conventions; a loaded SAE has that of its files, in any type."""
         weights = hashlib.sha256()
         for name, tensor in self.tensors():
             weights.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
@@ -296,33 +300,6 @@ class SparseAutoencoder:
         return SparseLatents(
             latents[rows, indices], indices, torch.bincount(rows, minlength=len(latents))
         )
-
-
-def expected_shapes(d_in: int, n_latents: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor of an SAE by its name."""
-    return {
-        "W_enc": (d_in, n_latents),
-        "b_enc": (n_latents,),
-        "W_dec": (n_latents, d_in),
-        "b_dec": (d_in,),
-        "threshold": (n_latents,),
-    }
-
-
-def check_conventions(architecture: str, k: object, n_latents: int) -> None:
-    """Raise SAEFormatError where ``k`` does not fit the architecture and the width."""
-    if architecture != "topk":
-        if k is not None:
-            raise SAEFormatError(f"Got k={k!r} with architecture={architecture!r}; only topk has k.")
-        return
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= n_latents:
-        raise SAEFormatError(f"Got k={k!r}; expected an integer from 1 to {n_latents} (n_latents).")
-
-
-def digest_of(conventions: Mapping[str, Any], weights_sha256: str) -> str:
-    """Return the digest of an SAE from its conventions and the digest of its weights."""
-    content = json.dumps([dict(conventions), weights_sha256], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def random_autoencoder(

@@ -16,7 +16,12 @@ from tiny import MAX_POSITIONS, WORDS, edit_json
 
 from sae_features.backbones import text as text_module
 from sae_features.backbones.text import TextBackbone
-from sae_features.errors import CheckpointError, InvalidInputError, InvalidParameterError
+from sae_features.errors import (
+    CheckpointError,
+    InvalidInputError,
+    InvalidParameterError,
+    SAEFeaturesWarning,
+)
 from sae_features.hook_point import HookPoint
 
 TEXTS = [
@@ -58,6 +63,7 @@ def assert_close(values, expected):
         assert np.abs(values - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.filterwarnings("ignore::sae_features.errors.SAEFeaturesWarning")
 class TestActivations:
     def test_they_are_the_hidden_states_at_the_content_tokens(self, bert):
         encoded = bert.tokenizer(["the river flows"], return_tensors="pt")
@@ -122,6 +128,39 @@ class TestActivations:
             bert.activations(["sea", None])
 
 
+class TestWarnings:
+    """As the estimators warn: once of each kind, naming the caller's line."""
+
+    def test_truncated_and_empty_texts(self, bert):
+        texts = ["sea", "", "winter " * 30, "", "winter " * 30]
+        with pytest.warns(SAEFeaturesWarning) as told:
+            bert.activations(texts, max_length=12)
+        assert [str(each.message) for each in told] == [
+            "2 of 5 texts are longer than 12 tokens and were truncated (the first is item 2); "
+            "overflow='chunk' uses all of them.",
+            "2 of 5 texts have no token that counts (the first is item 1); they have no activations.",
+        ]
+        assert {each.filename for each in told} == {__file__}
+
+    def test_nothing_is_lost_and_nothing_told(self, bert):
+        bert.activations(["sea", "winter " * 30], max_length=12, overflow="chunk")
+
+
+def test_activations_that_are_not_finite_name_their_item(bert):
+    """Also where the weights are at fault, and not the type."""
+    broken = TextBackbone(copy.deepcopy(bert.model), bert.tokenizer)
+    sea = bert.tokenizer.convert_tokens_to_ids("sea")
+    broken.model.embeddings.word_embeddings.weight[sea] = torch.nan
+    with pytest.raises(InvalidInputError) as raised:
+        broken.activations(["rain", "a hill", "the sea"], layer=0)
+    assert str(raised.value) == (
+        "Got activations that are not finite for item 2 at layer 0, resid_post, computed in float32. "
+        "The model's weights may be damaged."
+    )
+    broken.activations(["rain", "a hill"])
+
+
+@pytest.mark.filterwarnings("ignore::sae_features.errors.SAEFeaturesWarning")
 class TestInvariance:
     """An item's values do not depend on what is computed beside it."""
 
@@ -186,6 +225,7 @@ class TestMaxLength:
         assert xlmr.model.config.max_position_embeddings == 66
         assert xlmr.max_length == 64
 
+    @pytest.mark.filterwarnings("ignore::sae_features.errors.SAEFeaturesWarning")
     @pytest.mark.parametrize("name", ["bert", "xlmr"])
     def test_the_longest_window_runs_beside_a_short_one(self, request, name):
         backbone = request.getfixturevalue(name)
@@ -243,6 +283,7 @@ def test_two_threads_at_different_layers_get_their_own(bert):
             np.testing.assert_array_equal(values, expected[layer])
 
 
+@pytest.mark.filterwarnings("ignore::sae_features.errors.SAEFeaturesWarning")
 class TestLoad:
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
     def test_values_are_float32_whatever_is_computed_in(self, bert, tiny_bert, dtype):
@@ -312,8 +353,58 @@ class TestLoad:
     def test_pickled_weights_are_not_read(self, folder):
         (folder / "model.safetensors").unlink()
         (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-        with pytest.raises(CheckpointError, match="could not be loaded: .*model.safetensors"):
+        with pytest.raises(CheckpointError, match="lacks model.safetensors. It has pytorch_model.bin"):
             load(folder)
+
+    def test_the_weights_are_those_that_the_digest_is_of(self, bert, folder):
+        """One file goes before an index, here and in transformers."""
+        save_file({}, folder / "model-1.safetensors", {"format": "pt"})
+        index = {"metadata": {"total_size": 1}, "weight_map": {"a": "model-1.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        acts = load(folder).activations(TEXTS)
+        np.testing.assert_array_equal(acts.values, bert.activations(TEXTS).values)
+
+    @pytest.mark.parametrize("name", ["other.safetensors", "../other.safetensors"])
+    def test_other_weights_that_the_config_names_are_refused(self, folder, name):
+        shutil.copy(folder / "model.safetensors", folder / name)
+        edit_json(folder / "config.json", transformers_weights=name)
+        with pytest.raises(CheckpointError, match="points to other files"):
+            load(folder)
+
+    def test_an_adapter_is_refused(self, folder):
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/other"}')
+        with pytest.raises(CheckpointError, match="Merge it first"):
+            load(folder)
+
+    @pytest.mark.parametrize(
+        "key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"]
+    )
+    @pytest.mark.parametrize("value", ["owner/kernel", "flash_attention_2", "eager", "nonsense"])
+    def test_the_config_does_not_choose_the_attention(self, bert, folder, key, value):
+        """``owner/kernel`` would be code on the hub."""
+        edit_json(folder / "config.json", **{key: value})
+        other = load(folder)
+        assert other.model.config._attn_implementation == "sdpa"
+        assert bert.model.config._attn_implementation == "sdpa"
+        np.testing.assert_array_equal(other.activations(TEXTS).values, bert.activations(TEXTS).values)
+
+    def test_a_package_that_the_model_needs_and_is_missing(self, folder, monkeypatch):
+        from transformers import AutoModel
+
+        def fail(*_args, **_options):
+            raise ImportError("bitsandbytes is not installed")
+
+        monkeypatch.setattr(AutoModel, "from_pretrained", fail)
+        with pytest.raises(CheckpointError) as raised:
+            load(folder)
+        assert str(raised.value) == (
+            f"The model in {folder} could not be loaded: bitsandbytes is not installed"
+        )
+
+    def test_a_folder_without_a_tokenizer_config(self, bert, folder):
+        (folder / "tokenizer_config.json").unlink()
+        acts = load(folder).activations(["a calm sea"], layer=1)
+        np.testing.assert_array_equal(acts.values, bert.activations(["a calm sea"], layer=1).values)
 
     def test_without_a_tokenizer(self, folder):
         (folder / "tokenizer.json").unlink()

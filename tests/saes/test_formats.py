@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sae_features.discovery import warn_once
 from sae_features.errors import AssetNotFoundError, PluginError, SAEFeaturesWarning, SAEFormatError
 from sae_features.saes import formats
 from sae_features.saes.autoencoder import random_autoencoder
@@ -110,6 +112,47 @@ def test_a_broken_plugin_does_not_keep_others_from_being_found(install, tmp_path
     assert find_format(folder)[0] == "sae-features"  # warned of once
     with pytest.raises(PluginError, match="could not be imported: ModuleNotFoundError"):
         find_format(folder, "broken")
+
+
+class FailingFormat:
+    """Fails at looking."""
+
+    def __init__(self, detect):
+        self.detect = detect
+
+
+def fail(path):
+    raise RuntimeError("no such card")
+
+
+@pytest.mark.parametrize(
+    ("reader", "reason"),
+    [
+        (FailingFormat(fail), "RuntimeError: no such card"),
+        (FailingFormat(lambda path: np.zeros(2)), "ValueError: The truth value of an array"),
+        (object(), "AttributeError: 'object' object has no attribute 'detect'"),
+    ],
+)
+def test_a_format_that_fails_at_looking_is_left_out_and_warned_of_once(
+    readers, monkeypatch, tmp_path, reader, reason
+):
+    warn_once.cache_clear()
+    monkeypatch.setitem(READERS, "odd", reader)
+    folder = random_autoencoder(3, 4, 2).save(tmp_path / "sae")
+    message = f"The SAE format 'odd' could not look at the files and is left out: {reason}"
+    with pytest.warns(SAEFeaturesWarning, match=f"^{re.escape(message)}") as caught:
+        assert find_format(folder)[0] == "sae-features"
+    assert len(caught) == 1
+    assert find_format(file(tmp_path, "sae.two"))[0] == "second"  # warned of once
+    with pytest.raises(SAEFormatError, match="but none does"):
+        find_format(file(tmp_path, "sae.three"))
+    assert find_format(folder, "odd") == ("odd", reader)
+
+
+def test_a_header_of_any_format_has_metadata_that_can_be_acted_on():
+    message = r"^Got max_length='many' in metadata; expected an integer above 0\.$"
+    with pytest.raises(SAEFormatError, match=message):
+        SAEHeader("f", Path("p"), "relu", 3, 4, "d", "float32", metadata={"max_length": "many"})
 
 
 def test_a_header_says_little_where_files_say_little():

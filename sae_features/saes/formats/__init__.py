@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sae_features.discovery import load_entry_point, load_working, names_of_group
+from sae_features.discovery import load_entry_point, load_working, names_of_group, warn_once
 from sae_features.errors import AssetNotFoundError, SAEFormatError, expected_one_of
+from sae_features.saes.conventions import check_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,13 @@ GROUP = "sae_features.sae_formats"
 
 @dataclass(frozen=True)
 class SAEHeader:
-    """What can be said of an SAE without reading its weights."""
+    """What can be said of an SAE without reading its weights.
+
+    Raises
+    ------
+    SAEFormatError
+        If metadata that are acted on (model, ``max_length``, ``prepend_bos``) cannot be.
+    """
 
     format: str
     """Name of the format."""
@@ -49,6 +56,9 @@ class SAEHeader:
     """Names of latents."""
     nbytes: int = 0
     """Size of the weights on disk."""
+
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata)
 
 
 class SAEFormat(Protocol):
@@ -84,6 +94,11 @@ def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEForm
         If no format, or more than one, recognises the files.
     PluginError
         If the format that was named is of a plugin that is broken; others are left out.
+
+    Warns
+    -----
+    SAEFeaturesWarning
+        Once of each format that fails at looking; it is left out.
     """
     place = Path(path)
     if not place.exists():
@@ -94,7 +109,7 @@ def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEForm
             raise SAEFormatError(expected_one_of("format", name, known))
         return name, load_entry_point(GROUP, name)
     readers = load_working(GROUP)
-    found = [candidate for candidate, reader in readers.items() if reader.detect(place)]
+    found = [candidate for candidate, reader in readers.items() if _detects(candidate, reader, place)]
     if len(found) != 1:
         claim = f"more than one does: {', '.join(found)}" if found else "none does"
         message = (
@@ -103,3 +118,14 @@ def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEForm
         )
         raise SAEFormatError(message)
     return found[0], readers[found[0]]
+
+
+def _detects(name: str, reader: SAEFormat, path: Path) -> bool:
+    try:
+        return bool(reader.detect(path))
+    except Exception as error:  # noqa: BLE001 whatever a plugin does wrong
+        warn_once(
+            f"The SAE format {name!r} could not look at the files and is left out: "
+            f"{type(error).__name__}: {error}"
+        )
+        return False

@@ -7,24 +7,22 @@ an SAE can be described and identified without reading them, and so that damage 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
 import reprlib
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from sae_features.assets import file_sha256
 from sae_features.errors import InvalidParameterError, SAEFormatError, expected_one_of
 from sae_features.hook_point import SITES, HookPoint
-from sae_features.saes.autoencoder import (
+from sae_features.parameters import DTYPES, check_dtype
+from sae_features.saes.conventions import (
     ARCHITECTURES,
-    SparseAutoencoder,
     check_conventions,
     digest_of,
     expected_shapes,
@@ -34,12 +32,13 @@ from sae_features.saes.formats import SAEHeader
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from sae_features.saes.autoencoder import SparseAutoencoder
+
 NAME = "sae-features"
 SCHEMA = 1
 WEIGHTS = "sae.safetensors"
 HEADER = "sae.json"
 LABELS = "labels.json"
-DTYPES = ("float32", "float16", "bfloat16", "float64")
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_SIZE = 2**31 - 1
 
@@ -76,19 +75,24 @@ class NativeFormat:
         """Read ``sae.json`` and ``labels.json``."""
         folder = _folder_of(path)
         with _naming(folder / HEADER):
-            fields = _parse_header(_read_json(folder / HEADER))
+            header = _parse_header(_read_json(folder / HEADER), folder)
         with _naming(folder / LABELS):
-            labels = _read_labels(folder / LABELS, fields["n_latents"])
+            labels = _read_labels(folder / LABELS, header.n_latents)
         weights = folder / WEIGHTS
         if not weights.is_file():
             raise SAEFormatError(f"{folder}: {WEIGHTS} is missing beside {HEADER}.")
-        nbytes = weights.stat().st_size
-        return SAEHeader(format=NAME, path=folder, labels=labels, nbytes=nbytes, **fields)
+        with _naming(weights):
+            nbytes = weights.stat().st_size
+            _check_size(nbytes, header)
+        return replace(header, labels=labels, nbytes=nbytes)
 
     def load(
         self, path: Path, *, device: str, dtype: str, decoder: bool, **overrides: Any
     ) -> SparseAutoencoder:
         """Read the weights, checking shapes, digest and finiteness."""
+        from sae_features.saes.autoencoder import SparseAutoencoder
+        from sae_features.saes.formats.native_weights import read_tensors
+
         for name, value in overrides.items():
             if value is not None:
                 message = f"Got {name}={value!r}; the files of format {NAME!r} say all of it already."
@@ -97,11 +101,14 @@ class NativeFormat:
         weights = header.path / WEIGHTS
         with _naming(weights):
             _check_digest(weights, header)
-            stored = _read_tensors(weights, header, decoder=decoder)
-            tensors: dict[str, Any] = {
-                name: tensor.to(device, getattr(torch, dtype)) for name, tensor in stored.items()
-            }
-            _check_finite(tensors)
+            tensors: dict[str, Any] = read_tensors(
+                weights,
+                _shapes_of(header),
+                stored=header.dtype,
+                device=device,
+                dtype=dtype,
+                decoder=decoder,
+            )
         sae = SparseAutoencoder(
             **tensors,
             **header.conventions,
@@ -118,14 +125,12 @@ FORMAT = NativeFormat()
 
 def save_folder(sae: SparseAutoencoder, folder: str | Path, *, dtype: str | None) -> Path:
     """Write an SAE; nothing in the folder changes before all files are written and checked."""
-    if dtype is not None and dtype not in DTYPES:
-        raise InvalidParameterError(expected_one_of("dtype", dtype, DTYPES))
-    stored = getattr(torch, dtype) if dtype else sae.dtype
-    tensors = {  # copies: safetensors takes no tensors that share memory
-        name: tensor.detach().to("cpu", stored).clone(memory_format=torch.contiguous_format)
-        for name, tensor in sae.tensors()
-    }
-    _check_finite(tensors)
+    from safetensors.torch import save_file
+
+    from sae_features.saes.formats.native_weights import tensors_on_disk
+
+    check_dtype(dtype)
+    tensors = tensors_on_disk(sae, dtype)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=place) as temporary:
@@ -136,16 +141,16 @@ def save_folder(sae: SparseAutoencoder, folder: str | Path, *, dtype: str | None
             "schema": SCHEMA,
             "d_in": sae.d_in,
             "n_latents": sae.n_latents,
-            "dtype": str(stored).removeprefix("torch."),
+            "dtype": dtype or str(sae.dtype).removeprefix("torch."),
             **sae.conventions(),
             "hook_point": sae.hook_point and sae.hook_point._asdict(),
-            "weights_sha256": file_sha256(draft / WEIGHTS),
+            "weights_sha256": _sha256_of(draft / WEIGHTS),
             "metadata": dict(sae.metadata),
         }
         _write_json(draft / HEADER, header)
         if sae.labels:
             _write_json(draft / LABELS, {str(key): value for key, value in sae.labels.items()})
-        _parse_header(_read_json(draft / HEADER))  # what could not be read is not written
+        _parse_header(_read_json(draft / HEADER), draft)  # what could not be read is not written
         _read_labels(draft / LABELS, sae.n_latents)
         (draft / WEIGHTS).chmod((draft / HEADER).stat().st_mode)  # safetensors makes it private
         (place / LABELS).unlink(missing_ok=True)
@@ -171,8 +176,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise SAEFormatError(f"{path}: {error}") from error
 
 
-def _parse_header(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields of SAEHeader."""
+def _parse_header(raw: Mapping[str, Any], folder: Path) -> SAEHeader:
+    """Return what ``sae.json`` alone says."""
     if raw.get("format") != NAME:
         raise SAEFormatError(f"got format {_short(raw.get('format'))}; expected {NAME!r}.")
     schema = _typed(raw, "schema", int)
@@ -198,16 +203,18 @@ def _parse_header(raw: Mapping[str, Any]) -> dict[str, Any]:
     weights_sha256 = _typed(raw, "weights_sha256", str)
     if not re.fullmatch(r"[0-9a-f]{64}", weights_sha256):
         raise SAEFormatError(f"got weights_sha256={_short(weights_sha256)}; expected 64 hex digits.")
-    return {
-        "architecture": architecture,
-        "d_in": d_in,
-        "n_latents": n_latents,
-        "digest": digest_of(conventions, weights_sha256),
-        "dtype": _one_of(raw, "dtype", DTYPES),
-        "conventions": conventions,
-        "hook_point": _parse_hook_point(raw.get("hook_point")),
-        "metadata": _typed(raw, "metadata", dict),
-    }
+    return SAEHeader(
+        format=NAME,
+        path=folder,
+        architecture=architecture,
+        d_in=d_in,
+        n_latents=n_latents,
+        digest=digest_of(conventions, weights_sha256),
+        dtype=_one_of(raw, "dtype", DTYPES),
+        conventions=conventions,
+        hook_point=_parse_hook_point(raw.get("hook_point")),
+        metadata=_typed(raw, "metadata", dict),
+    )
 
 
 def _parse_hook_point(raw: object) -> HookPoint | None:
@@ -239,8 +246,28 @@ def _read_labels(path: Path, n_latents: int) -> dict[int, str]:
     return labels
 
 
+def _shapes_of(header: SAEHeader) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors that the weights may hold; only ``W_dec`` may be missing."""
+    shapes = expected_shapes(header.d_in, header.n_latents)
+    if header.architecture != "jumprelu":
+        del shapes["threshold"]
+    return shapes
+
+
+def _check_size(nbytes: int, header: SAEHeader) -> None:
+    """Raise if a file is too small for what encoding needs: a header alone promises any width."""
+    sizes = (math.prod(shape) for name, shape in _shapes_of(header).items() if name != "W_dec")
+    needed = sum(sizes) * int(re.sub(r"\D", "", header.dtype)) // 8  # float32 has 32 bits
+    if nbytes < needed:
+        message = (
+            f"got {nbytes} bytes; expected at least {needed} for d_in={header.d_in}, "
+            f"n_latents={header.n_latents} in {header.dtype}, as {HEADER} says. Get both files again."
+        )
+        raise SAEFormatError(message)
+
+
 def _check_digest(weights: Path, header: SAEHeader) -> None:
-    found = file_sha256(weights)
+    found = _sha256_of(weights)
     if digest_of(header.conventions, found) != header.digest:
         message = (
             f"got a file with SHA-256 {found[:12]}…, which is not what {HEADER} says: it was damaged or "
@@ -249,37 +276,10 @@ def _check_digest(weights: Path, header: SAEHeader) -> None:
         raise SAEFormatError(message)
 
 
-def _read_tensors(path: Path, header: SAEHeader, *, decoder: bool) -> dict[str, torch.Tensor]:
-    shapes = expected_shapes(header.d_in, header.n_latents)
-    if header.architecture != "jumprelu":
-        del shapes["threshold"]
-    try:
-        with safe_open(path, framework="pt") as stored:
-            present = set(stored.keys())
-            required = set(shapes) - {"W_dec"}
-            if not required <= present <= set(shapes):
-                message = f"got tensors {_short(sorted(present))}; expected {sorted(shapes)}."
-                raise SAEFormatError(message)
-            wanted = present if decoder else required
-            for name in sorted(wanted):
-                shape = tuple(stored.get_slice(name).get_shape())
-                if shape != shapes[name]:
-                    raise SAEFormatError(f"got {name} of shape {shape}; expected {shapes[name]}.")
-            tensors = {name: stored.get_tensor(name) for name in sorted(wanted)}
-    except (SafetensorError, OSError) as error:
-        raise SAEFormatError(f"not a whole safetensors file: {error}") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype != getattr(torch, header.dtype):
-            message = f"got {name} of type {tensor.dtype}; expected {header.dtype}, as {HEADER} says."
-            raise SAEFormatError(message)
-    return tensors
-
-
-def _check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            message = f"{name} holds NaN or infinity; expected finite {tensor.dtype} weights."
-            raise SAEFormatError(message)
+def _sha256_of(path: Path) -> str:
+    """Return the digest of what is in the file now; no name of a blob in a cache stands for it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _typed(raw: Mapping[str, Any], name: str, kind: type) -> Any:

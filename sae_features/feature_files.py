@@ -1,0 +1,177 @@
+"""How features and their provenance stand in a file; a hostile file gives an error, never a crash."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.lib import format as npy
+
+from sae_features.errors import InvalidInputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KINDS = (".npz", ".parquet")
+NPZ_MEMBERS = {  # how the dtype's name may begin, number of dimensions
+    "data": (("float32",), 1),
+    "indices": (("int32", "int64"), 1),
+    "indptr": (("int32", "int64"), 1),
+    "shape": (("int64",), 1),
+    "format": (("|S3",), 0),
+    "provenance": (("<U",), 0),
+}
+MOST_DEFLATED = 1032  # bytes that one byte of a deflate stream can stand for
+
+# Data, indices and indptr; shape; provenance as JSON.
+Stored = tuple[tuple[Any, Any, Any], tuple[int, int], str]
+
+
+def write(path: Path, rows: Any, provenance: dict[str, Any]) -> None:
+    """Write CSR rows of float32 and plain JSON values, in the way that the suffix says."""
+    text = json.dumps(provenance)
+    if path.suffix.lower() == ".npz":
+        _write_npz(path, rows, text)
+    else:
+        _write_parquet(path, rows, text)
+
+
+def read(path: Path) -> tuple[sp.csr_matrix, dict[str, Any]]:
+    """Read and check what :func:`write` wrote.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is damaged or holds something else.
+    MissingDependencyError
+        If it needs a package that is not installed.
+    """
+    read_kind = _read_npz
+    if path.suffix.lower() == ".parquet":
+        import_pyarrow()
+        read_kind = _read_parquet
+    with path.open("rb") as stream:
+        try:
+            return _checked(*read_kind(stream))
+        except MemoryError:
+            raise
+        except Exception as error:  # damage makes zipfile, numpy and pyarrow raise almost anything
+            message = f"{path.name} cannot be read as features: {error}; write it anew."
+            raise InvalidInputError(message) from error
+
+
+def _checked(
+    parts: tuple[Any, Any, Any], shape: tuple[int, int], text: str
+) -> tuple[sp.csr_matrix, dict[str, Any]]:
+    rows = sp.csr_matrix(parts, shape=shape)
+    rows.check_format(full_check=True)
+    data, _, indptr = parts
+    if len(data) != indptr[-1]:
+        raise ValueError(f"got {len(data)} values; its rows hold {indptr[-1]}")
+    provenance = json.loads(text)
+    if not isinstance(provenance, dict):
+        raise TypeError("its provenance is not a JSON object")
+    return rows, provenance
+
+
+def _write_npz(path: Path, rows: Any, provenance: str) -> None:
+    with path.open("wb") as stream:
+        np.savez_compressed(
+            stream,
+            data=rows.data,
+            indices=rows.indices,
+            indptr=rows.indptr,
+            shape=np.array(rows.shape, np.int64),
+            format=np.array(b"csr"),
+            provenance=np.array(provenance),
+        )
+
+
+def _read_npz(stream: IO[bytes]) -> Stored:
+    arrays = {}
+    n_bytes = stream.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(stream) as container:
+        if sorted(container.namelist()) != sorted(f"{name}.npy" for name in NPZ_MEMBERS):
+            raise ValueError(f"expected the members {', '.join(NPZ_MEMBERS)}")
+        for name in NPZ_MEMBERS:
+            _check_npy(container, name, n_bytes)
+        for name in NPZ_MEMBERS:
+            with container.open(f"{name}.npy") as member:
+                arrays[name] = npy.read_array(member, allow_pickle=False)
+    if arrays["format"] != b"csr":
+        raise ValueError(f"got the format {arrays['format']}; expected b'csr'")
+    if len(arrays["shape"]) != 2:
+        raise ValueError(f"got the shape {arrays['shape'].tolist()}; expected two numbers")
+    n_items, n_features = arrays["shape"].tolist()
+    parts = (arrays["data"], arrays["indices"], arrays["indptr"])
+    return parts, (n_items, n_features), str(arrays["provenance"])
+
+
+def _check_npy(container: zipfile.ZipFile, name: str, n_bytes: int) -> None:
+    """Check dtype and size of a member by its headers, before anything of that size is made."""
+    info = container.getinfo(f"{name}.npy")
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise ValueError(f"{name} is compressed by another method than deflate")
+    with container.open(info) as member:
+        if npy.read_magic(member) != (1, 0):
+            raise ValueError(f"{name} is of another version of npy than 1.0")
+        shape, _, dtype = npy.read_array_header_1_0(member)
+        size = member.tell() + math.prod(shape) * dtype.itemsize
+    kinds, n_dims = NPZ_MEMBERS[name]
+    if not str(dtype).startswith(kinds) or len(shape) != n_dims:
+        expected = f"{' or '.join(kinds)} of {n_dims} dimensions"
+        raise ValueError(f"{name} is {dtype} of shape {shape}; expected {expected}")
+    if info.file_size != size or size > MOST_DEFLATED * min(info.compress_size, n_bytes):
+        raise ValueError(f"{name} does not have the size that its header claims")
+
+
+def _write_parquet(path: Path, rows: Any, provenance: str) -> None:
+    pa, pq = import_pyarrow()
+    offsets = pa.array(rows.indptr, pa.int32())
+    columns = [
+        pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (rows.indices, rows.data)
+    ]
+    metadata = {"n_features": str(rows.shape[1]), "provenance": provenance}
+    table = pa.table(columns, names=["indices", "values"]).replace_schema_metadata(metadata)
+    pq.write_table(table, path)
+
+
+def _read_parquet(stream: IO[bytes]) -> Stored:
+    pa, pq = import_pyarrow()
+    table = pq.ParquetFile(stream).read()
+    table.validate(full=True)
+    metadata = table.schema.metadata or {}
+    for key in ("n_features", "provenance"):
+        if key.encode() not in metadata:
+            raise ValueError(f"its metadata says no {key}")
+    found = [(field.name, field.type) for field in table.schema]
+    integers = [pa.list_(pa.int32()), pa.list_(pa.int64())]
+    if found not in [[("indices", kind), ("values", pa.list_(pa.float32()))] for kind in integers]:
+        raise ValueError("expected the columns indices (lists of integers) and values (of float32)")
+    indices, values = (table[name].combine_chunks() for name in ("indices", "values"))
+    if indices.null_count or values.null_count or not indices.offsets.equals(values.offsets):
+        raise ValueError("a row has no indices, or not as many as values")
+    parts = (values.flatten().to_numpy(), indices.flatten().to_numpy(), indices.offsets.to_numpy())
+    return parts, (table.num_rows, int(metadata[b"n_features"])), metadata[b"provenance"].decode()
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Return pyarrow and its Parquet module.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        message = 'Parquet needs pyarrow: pip install "sae-features[parquet]", or write .npz.'
+        raise MissingDependencyError(message) from error
+    return pa, pq
