@@ -118,8 +118,8 @@ def hub_folder(
     except Exception as error:
         message = (
             f"{_named(repo_id, revision)} could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}). Check the name; log in with `hf auth login` if it is gated "
-            "or private; or point to a local folder."
+            f"({type(error).__name__}) and is not in the local cache. Check the connection and the "
+            "name; log in with `hf auth login` if it is gated or private; or point to a local folder."
         )
         raise AssetNotFoundError(message) from error
 

@@ -63,9 +63,7 @@ def methods(texts: list[str]) -> dict[str, dict[str, Variant]]:
     """
     sae = _default_sae()
     control = f"random:{sae.n_latents}:{sae.header.conventions['k']}"
-    longest: int | None = sae.metadata.get("max_length")  # the same tokens for all
-    latents, hidden = SAEFeaturizer(max_length=longest), ActivationFeaturizer(max_length=longest)
-    randoms = SAEFeaturizer(sae=control, max_length=longest)
+    latents, hidden, randoms = SAEFeaturizer(), ActivationFeaturizer(), SAEFeaturizer(sae=control)
     warm([latents, hidden, randoms], texts)
 
     def pooled(featurizer: Any, scaler: Any) -> dict[str, Variant]:

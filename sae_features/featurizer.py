@@ -63,9 +63,8 @@ class SAEFeaturizer(BaseFeaturizer):
         A string with ``{}`` that stands around the text (``"query: {}"``), or ``"chat"`` for the
         tokenizer's chat template.
     max_length : int, optional
-        Longest window in tokens, special ones included.  Not given: the least of what model,
-        tokenizer and SAE can take; a hidden-state baseline and a ``random:`` control know no SAE, so
-        give it to all of them where texts are long.
+        Longest window in tokens, special ones included.  Not given: the least of what the files of
+        model, tokenizer and SAE say (256 for MiniLM).
     overflow : {"truncate", "chunk"}, default="truncate"
         What happens to longer texts: cut with a warning, or read in several windows.
     dtype : {"float32", "bfloat16", "float16", "float64"}, optional
@@ -258,7 +257,8 @@ class ActivationFeaturizer(BaseFeaturizer):
         Block whose activations are read, counted from 0; -1 is the last.  Not given: the layer of
         the model's default SAE.
     site, tokens, prompt, max_length, overflow, dtype : optional
-        As in :class:`SAEFeaturizer`.  To see the tokens that an SAE sees, give its ``max_length``.
+        As in :class:`SAEFeaturizer`.  Where an SAE's own context is shorter than the model's, give its
+        ``max_length``, to see the same tokens.
     pooling : {"max", "mean", "sum", "last", "first"}, default="max"
         How the tokens become one row.
     batch_size, device, cache, verbose : optional
@@ -369,7 +369,7 @@ def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) ->
     >>> from sae_features import ActivationFeaturizer, SAEFeaturizer
     >>> from sae_features.featurizer import warm
     >>> texts = ["a moving film", "a dull film"]
-    >>> latents, hidden = SAEFeaturizer(max_length=64), ActivationFeaturizer(max_length=64)
+    >>> latents, hidden = SAEFeaturizer(), ActivationFeaturizer()
     >>> warm([latents, hidden], texts)
     >>> latents.transform(texts).shape, hidden.transform(texts).shape
     ((2, 4096), (2, 384))

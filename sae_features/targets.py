@@ -68,8 +68,16 @@ def resolve_sae(request: Request) -> SAEReference:
         chosen = [source for source in candidates if source.layer == layer]
         chosen.sort(key=lambda source: not source.is_default)
     if not chosen:
+        _check_exists(request)
         raise InvalidParameterError(_no_sae(request, layers))
     return sae_of_source(chosen[0])
+
+
+def _check_exists(request: Request) -> None:
+    """Raise where the model has no such layer or site: the better error."""
+    files = find_model(DEFAULT_MODEL if request.model is None else request.model, only_config=True)
+    layer = _count_from_0(request.layer, files) or 0
+    _readable(HookPoint(layer, request.site or DEFAULT_SITE), files)
 
 
 def resolve_target(request: Request, *, with_sae: bool) -> Target:
@@ -165,6 +173,12 @@ def _model_name(request: Request, sae: SAEReference) -> str | Path:
 def _point_of(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoint:
     known = sae.hook_point
     if known is None:
+        if isinstance(sae, FileSAE) and request.layer is None:
+            message = (
+                f"The SAE {sae.name!r} does not say which layer it reads; give layer=0 to "
+                f"{files.n_layers - 1}."
+            )
+            raise InvalidParameterError(message)
         return _point_without_sae(request, files)
     layer = _count_from_0(request.layer, files)
     if layer is not None and layer != known.layer:

@@ -194,8 +194,9 @@ class TestHubFolder:
         with pytest.raises(AssetNotFoundError) as raised:
             hub_folder(REPOSITORY, None, ["*"], is_complete=has_weights)
         assert str(raised.value) == (
-            "'owner/model' could not be fetched from the Hugging Face hub (ConnectionError). Check the "
-            "name; log in with `hf auth login` if it is gated or private; or point to a local folder."
+            "'owner/model' could not be fetched from the Hugging Face hub (ConnectionError) and is not "
+            "in the local cache. Check the connection and the name; log in with `hf auth login` if it "
+            "is gated or private; or point to a local folder."
         )
         assert isinstance(raised.value.__cause__, ConnectionError)
 

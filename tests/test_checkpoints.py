@@ -13,6 +13,7 @@ from sae_features.checkpoints import (
     is_complete,
     processor_files,
     read_config,
+    read_context,
     weight_files,
 )
 from sae_features.errors import CheckpointError
@@ -197,3 +198,22 @@ def test_the_processor_is_configuration_and_tokenizer(folder):
 
 def _write_index(folder, weight_map):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_the_context_is_the_least_that_the_files_advise(folder):
+    assert read_context(folder) == 64
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32, "do_lower_case": false}')
+    assert read_context(folder) == 32
+    edit_json(folder / "tokenizer_config.json", model_max_length=1e30)
+    edit_json(folder / "config.json", max_position_embeddings=16)
+    assert read_context(folder) == 16
+    (folder / "sentence_bert_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="sentence_bert_config.json does not hold a JSON object"):
+        read_context(folder)
+
+
+def test_no_context_at_all(folder):
+    edit_json(folder / "tokenizer_config.json", model_max_length=None)
+    edit_json(folder / "config.json", max_position_embeddings=None)
+    with pytest.raises(CheckpointError, match="names no max_position_embeddings"):
+        read_context(folder)

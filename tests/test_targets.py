@@ -108,7 +108,14 @@ class TestFilling:
     def test_an_sae_without_hook_point_reads_where_one_says(self, tiny_sae_folder):
         folder = tiny_sae_folder(point=None)
         assert resolve(sae=folder, model="tiny", layer=0)[1:3] == (0, "resid_post")
-        assert resolve(sae=folder, model="tiny", site="resid_pre")[1:3] == (1, "resid_pre")
+        at = {"layer": 2, "site": "resid_pre"}
+        assert resolve(sae=folder, model="tiny", **at)[1:3] == (2, "resid_pre")
+
+    def test_an_sae_without_hook_point_is_not_guessed_at(self, tiny_sae_folder):
+        folder = tiny_sae_folder(point=None)
+        assert error_of(sae=folder, model="tiny") == (
+            f"The SAE {str(folder)!r} does not say which layer it reads; give layer=0 to 2."
+        )
 
     def test_an_sae_without_a_model_takes_the_one_given(self, tiny_sae_folder):
         folder = tiny_sae_folder(metadata={})
@@ -194,8 +201,17 @@ class TestWhatIsMissing:
             "of them, or give sae=…"
         )
         assert error_of(layer=0) == expected.format(0)
-        assert error_of(layer=3) == expected.format(3)
-        assert error_of(layer=-4) == expected.format(-4)
+        assert error_of(layer=-3) == expected.format(-3)
+
+    @pytest.mark.parametrize("layer", [3, -4])
+    def test_no_such_layer_at_all(self, layer):
+        assert error_of(layer=layer) == (
+            f"Got layer={layer}; expected 0 to 2 (or -3 to -1): the model 'tiny' has 3 blocks."
+        )
+
+    def test_no_such_site(self):
+        text = "Got site='mlp_out'; the family 'tiny-family' reads resid_pre, resid_post."
+        assert error_of(site="mlp_out") == text
 
     def test_no_default_among_the_saes(self, tiny_family, use_families):
         use_families(_with_saes(tiny_family, ("first", 2, False), ("second", 1, False)))

@@ -194,7 +194,7 @@ class SparseAutoencoder:
 
         Parameters
         ----------
-        x : tensor of shape (n, d_in)
+        x : tensor or ndarray of shape (n, d_in)
             Converted to the SAE's type and device.
 
         Returns
@@ -214,7 +214,7 @@ class SparseAutoencoder:
 
         Parameters
         ----------
-        x : tensor of shape (n, d_in)
+        x : tensor or ndarray of shape (n, d_in)
             Any number of rows: they are taken in chunks of bounded memory.
 
         Returns
@@ -223,7 +223,7 @@ class SparseAutoencoder:
             ``values``, ``indices`` and ``counts`` per row.
         """
         rows = max(1, CHUNK_BYTES // (self.n_latents * self.W_enc.element_size()))
-        parts = [self._encode_chunk(chunk) for chunk in torch.split(x, rows)]
+        parts = [self._encode_chunk(chunk) for chunk in torch.split(torch.as_tensor(x), rows)]
         return SparseLatents(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
     def decode(self, f: torch.Tensor) -> torch.Tensor:
@@ -276,6 +276,7 @@ class SparseAutoencoder:
         return save_folder(self, folder, dtype=dtype)
 
     def _pre_activations(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.as_tensor(x)
         _check_columns("x", x, self.d_in)
         x = x.to(self.W_enc)
         if self.subtract_b_dec:

@@ -375,3 +375,12 @@ def test_the_digest_of_the_random_control_names_all_that_it_is_made_from():
         for d in (2, 3) for n in (4, 5) for k in (1, 2) for seed in (0, 1)
     }  # fmt: skip
     assert len(digests) == 16
+
+
+def test_numpy_rows_are_taken_as_they_are():
+    sae = random_autoencoder(6, 12, 3)
+    rows = np.random.default_rng(0).standard_normal((4, 6))
+    expected = sae.encode(torch.from_numpy(rows))
+    torch.testing.assert_close(sae.encode(rows), expected, rtol=0, atol=0)
+    sparse = sae.encode_sparse(rows)
+    torch.testing.assert_close(sparse.values, expected[expected != 0], rtol=0, atol=0)

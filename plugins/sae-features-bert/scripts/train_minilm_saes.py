@@ -112,11 +112,7 @@ def train(options: argparse.Namespace) -> None:
         started = time.perf_counter()
         values = training.pop(point)
         metadata: dict[str, Any] = {
-            "model": {
-                "id": files.source.repo_id if files.source else files.name,
-                "revision": files.source.revision if files.source else None,
-                "digest": files.weights_digest,
-            },
+            "model": files.record,
             "max_length": MAX_LENGTH,
             "training": asdict(settings)
             | {"tokens": len(values), "corpora": {n: c[0] for n, c in CORPORA.items()},
