@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it when it is imported
 sys.path.append(str(Path(__file__).parent))  # tests import tiny.py from here
-settings.register_profile("tests", deadline=None)
+settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tests")
 
 
