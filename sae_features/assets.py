@@ -28,11 +28,19 @@ def file_sha256(path: str | Path) -> str:
         A file.  In a Hugging Face cache a large file is a link to a blob that is named by its
         SHA-256; that name is taken without reading the file.
     """
+    known = known_sha256(path)
+    if known is not None:
+        return known
     real = Path(path).resolve()
-    if real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name
     state = real.stat()
     return _sha256_of_state(str(real), state.st_size, state.st_mtime_ns, state.st_ino)
+
+
+def known_sha256(path: str | Path) -> str | None:
+    """Return the SHA-256 of a file where a Hugging Face cache names its blob by it, or None."""
+    real = Path(path).resolve()
+    is_blob = real.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", real.name)
+    return real.name if is_blob else None
 
 
 @lru_cache(maxsize=1024)

@@ -77,8 +77,21 @@ def _parser() -> argparse.ArgumentParser:
     verb("demo", _demo, "Classify movie snippets by SAE latents, beside baselines.")
     verb("info", _info, "Show versions, devices and caches.")
     verb("plugins", _plugins, "List the installed model families and SAE formats.")
-    inspect = verb("inspect", _inspect, "Describe an SAE without loading its weights.")
-    inspect.add_argument("sae", metavar="PATH", help="file, folder or id of an SAE")
+    inspect = verb("inspect", _inspect, "Describe an SAE from its headers; --verify checks its weights.")
+    inspect.add_argument("sae", metavar="PATH|ID", help="file, folder or id of an SAE")
+    inspect.add_argument("--format", help="format of the files (default: detected)")
+    inspect.add_argument("--k", type=int, help="number of latents, where the files do not say")
+    inspect.add_argument("--norm-scale", type=float, help="scale of inputs, where the files do not say")
+    inspect.add_argument(
+        "--verify", action="store_true", help="load the weights and check shapes, finiteness and norms"
+    )
+    saes = verb("saes", _saes, "List the SAEs that are known by name: what load_sae and --sae take.")
+    saes.add_argument("text", metavar="TEXT", nargs="?", default="", help="part of the id")
+    saes.add_argument(
+        "--model", help="alias, owner/name, TransformerLens name (gemma-2-2b), or part of it"
+    )
+    saes.add_argument("--format", metavar="F", help="name of the files' format (gemma_scope, saelens …)")
+    saes.add_argument("--layer", type=int, metavar="L", help="block, counted from 0")
     extract = verb("extract", _extract, "Turn the texts of a file into a file of sparse features.")
     _add_extract_options(extract)
     return parser
@@ -170,7 +183,7 @@ def _plugins(options: argparse.Namespace) -> None:
                 row |= {"status": "broken", "error": str(error)}
             rows.append(row)
     lines = [
-        f"{row['kind']:12}{row['name']:16}{row['distribution']} {row['version']}  "
+        f"{row['kind']:12}{row['name']:21}{row['distribution']} {row['version']}  "
         f"{row['error'] or row['status']}"
         for row in rows
     ]
@@ -178,28 +191,32 @@ def _plugins(options: argparse.Namespace) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from sae_features.errors import InvalidParameterError
+    from sae_features.errors import InvalidParameterError, SAEFormatError
+    from sae_features.inspection import describe, verify
     from sae_features.releases import FileSAE, find_sae
 
-    found = find_sae(options.sae)
+    found = find_sae(options.sae, format=options.format, k=options.k, norm_scale=options.norm_scale)
     if not isinstance(found, FileSAE):
         raise InvalidParameterError(f"Got {options.sae!r}; a random SAE has no files to describe.")
-    header = found.header
-    result = {
-        "format": header.format,
-        "path": str(header.path),
-        "architecture": header.architecture,
-        "d_in": header.d_in,
-        "n_latents": header.n_latents,
-        "conventions": dict(header.conventions),
-        "dtype": header.dtype,
-        "bytes": header.nbytes,
-        "hook_point": header.hook_point and header.hook_point._asdict(),
-        "n_labels": len(header.labels),
-        "digest": header.digest,
-        "metadata": dict(header.metadata),
-    }
-    _print(result, options, _as_lines(result))
+    result = describe(found)
+    text = _as_lines(result)
+    if options.verify:
+        checks = verify(found)
+        result |= {"digest": found.header.digest, "checks": checks}
+        words = {True: "ok", False: "FAILED", None: "unusual"}
+        rows = [f"  {words[row['passed']]:8}{row['check']}: {row['detail']}" for row in checks]
+        text += "\nchecks:\n" + "\n".join(rows)
+    _print(result, options, text)
+    failed = [row["check"] for row in result.get("checks", ()) if row["passed"] is False]
+    if failed:
+        raise SAEFormatError(f"{options.sae}: failed {', '.join(failed)}.")
+
+
+def _saes(options: argparse.Namespace) -> None:
+    from sae_features.listing import as_text, list_saes
+
+    rows = list_saes(options.text, model=options.model, format=options.format, layer=options.layer)
+    _print(rows, options, as_text(rows, options.text))
 
 
 def _extract(options: argparse.Namespace) -> None:
@@ -257,7 +274,9 @@ def _as_lines(result: dict[str, Any], indent: str = "") -> str:
         if isinstance(value, dict) and value:
             lines += [f"{indent}{key}:", _as_lines(value, indent + "  ")]
         else:
-            lines.append(f"{indent}{key}: {', '.join(value) if isinstance(value, list) else value}")
+            lines.append(
+                f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+            )
     return "\n".join(lines)
 
 

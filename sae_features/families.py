@@ -24,6 +24,22 @@ from sae_features.checkpoints import (
 )
 from sae_features.errors import AssetNotFoundError, CheckpointError, PluginError
 from sae_features.hook_point import BLOCK_SITES
+from sae_features.model_names import hub_id
+from sae_features.sae_sources import SAESource
+
+__all__ = [
+    "API_VERSION",
+    "GROUP",
+    "Modality",
+    "ModelFamily",
+    "ModelFiles",
+    "ModelSource",
+    "SAESource",
+    "families",
+    "find_model",
+    "list_families",
+    "names_of_model",
+]
 
 GROUP = "sae_features.families"
 API_VERSION = (1, 0)
@@ -53,35 +69,6 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
-class SAESource:
-    """An SAE that a plugin knows.
-
-    Attributes
-    ----------
-    sae_id : str
-        ``release/sae_id``, as users type it.
-    model : str
-        Alias or repository of its model.
-    layer : int
-        Block that it reads, counted from 0.
-    site : str
-        What it reads there.
-    package, package_path : str
-        Where its files stand in an installed package.
-    is_default : bool
-        Whether it is taken when a model is named without a layer.
-    """
-
-    sae_id: str
-    model: str
-    layer: int
-    package: str
-    package_path: str
-    site: str = "resid_post"
-    is_default: bool = False
-
-
-@dataclass(frozen=True)
 class ModelFamily:
     """What a plugin gives under the entry-point group ``sae_features.families``.
 
@@ -97,6 +84,9 @@ class ModelFamily:
         Short names of models.
     saes : tuple of SAESource
         SAEs that it brings.
+    release_tables : tuple of str
+        Tables of further SAEs, each ``"package:path/in/package.json"``; see
+        :mod:`sae_features.release_tables`.
     sites : tuple of str
         What its models can be read at.
     backbone : str
@@ -116,6 +106,7 @@ class ModelFamily:
     backbone: str = "sae_features.backbones.text:TextBackbone"
     compute_version: int = 1
     api_version: tuple[int, int] = API_VERSION
+    release_tables: tuple[str, ...] = ()
 
     def backbone_class(self) -> Any:
         """Import and return the class that reads the models."""
@@ -265,8 +256,8 @@ def find_model(model: str | Path, *, only_config: bool = False) -> ModelFiles:
     Parameters
     ----------
     model : str or Path
-        An alias (``"minilm"``), a local folder, or a repository on the hub (``"owner/name"``,
-        ``"owner/name@revision"``).
+        An alias (``"minilm"``), a local folder, a repository on the hub (``"owner/name"``,
+        ``"owner/name@revision"``), or TransformerLens' name of one (``"gemma-2-2b"``).
     only_config : bool, default=False
         Ask the hub for no more than the configuration: enough for ``n_layers`` and ``d_model``.
 
@@ -295,6 +286,7 @@ def find_model(model: str | Path, *, only_config: bool = False) -> ModelFiles:
     repo_id, _, revision = name.partition("@")
     if isinstance(model, Path) or name.startswith((".", "/", "~")) or repo_id.count("/") > 1:
         raise AssetNotFoundError(f"Got model={name!r}; expected a folder there.")
+    repo_id = hub_id(repo_id)  # a name of TransformerLens may be given
     if "/" not in repo_id:
         raise AssetNotFoundError(_unknown_model(name))
     for family in families().values():
@@ -306,39 +298,18 @@ def find_model(model: str | Path, *, only_config: bool = False) -> ModelFiles:
     return ModelFiles(name, folder, _family_of(folder), ModelSource(repo_id, folder.name))
 
 
-def known_saes() -> list[SAESource]:
-    """Return the SAEs of all working families."""
-    return [source for family in families().values() for source in family.saes]
-
-
-def known_sae(sae_id: str) -> SAESource | None:
-    """Return the SAE of an id, or None.
-
-    Raises
-    ------
-    PluginError
-        If more than one family brings an SAE of that id.
-    """
-    claims = [
-        (name, source)
-        for name, family in families().items()
-        for source in family.saes
-        if source.sae_id == sae_id
-    ]
-    owners = dict.fromkeys(name for name, _ in claims)
-    if len(owners) > 1:
-        named = " and ".join(owners)
-        raise PluginError(f"The families {named} both have an SAE {sae_id!r}; keep one of them.")
-    return claims[0][1] if claims else None
-
-
-def sae_folder(source: SAESource) -> Path:
-    """Return the folder of a known SAE's files."""
-    folder = package_folder(source.package, source.package_path)
-    if folder is None:
-        message = f"The files of {source.sae_id!r} are missing in {source.package}; reinstall it."
-        raise AssetNotFoundError(message)
-    return folder
+def names_of_model(model: str) -> set[str]:
+    """Return what else a model is called: alias, repository, its name in TransformerLens."""
+    plain = model.partition("@")[0] if "/" in model else model
+    names = {model, plain, hub_id(plain)}
+    for family in families().values():
+        for alias, source in family.aliases.items():
+            pinned = f"{source.repo_id}@{source.revision}"
+            if model == alias:
+                names |= {source.repo_id, pinned}
+            elif source.repo_id in {model, hub_id(model)} or model == pinned:
+                names.add(alias)
+    return names
 
 
 def _fetch(repo_id: str, revision: str | None, only_config: bool) -> Path:  # noqa: FBT001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -24,17 +25,18 @@ from sae_features.parameters import (
 )
 from sae_features.pooling import pool_codes
 from sae_features.ragged import TokenCodes
+from sae_features.saes.labels import read_labels
 from sae_features.store import memory
 from sae_features.targets import Target, resolve_sae, resolve_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from sae_features.parameters import Pooling
     from sae_features.releases import SAEReference
 
 FEATURE_NAMES = ("index", "label")
+LABEL_SUFFIXES = (".json", ".csv")
 
 
 class SAEFeaturizer(BaseFeaturizer):
@@ -88,8 +90,10 @@ class SAEFeaturizer(BaseFeaturizer):
         once per text; False does not.
     sparse_output : bool, default=True
         Give CSR (what scikit-learn's ``sparse_interface`` says) or a dense array.
-    feature_names : {"index", "label"}, default="index"
-        Name features ``latent_0 …``, or by the SAE's labels, made unique.
+    feature_names : {"index", "label"} or a file, default="index"
+        Name features ``latent_0 …``; or by the SAE's labels, made unique; or by those of a ``.json``
+        or ``.csv`` file: an object of latent to label, or a list or table with ``index`` and
+        ``description``, as Neuronpedia exports them.
     verbose : bool, default=False
         Whether to show progress.
 
@@ -152,7 +156,7 @@ class SAEFeaturizer(BaseFeaturizer):
         device: str | None = None,
         cache: bool | str | Path | None = None,
         sparse_output: bool = True,
-        feature_names: str = "index",
+        feature_names: str | Path = "index",
         verbose: bool = False,
     ) -> None:
         self.model = model
@@ -222,11 +226,11 @@ class SAEFeaturizer(BaseFeaturizer):
         -------
         ndarray of shape (n_latents,), object
         """
-        check_choice("feature_names", self.feature_names, FEATURE_NAMES)
+        _check_feature_names(self.feature_names)
         sae = resolve_sae(self._request())
         names = [f"latent_{i}" for i in range(sae.n_latents)]
-        if self.feature_names == "label":
-            names = _unique_labels(names, sae)
+        if self.feature_names != "index":
+            names = _unique_labels(names, _labels_of(sae, self.feature_names))
         return np.array(names, dtype=object)
 
     def _apply_threshold(self, rows: sp.csr_matrix) -> sp.csr_matrix:
@@ -243,7 +247,7 @@ class SAEFeaturizer(BaseFeaturizer):
         super().check_parameters()
         check_count("token_top_n", self.token_top_n)
         check_threshold(self.threshold)
-        check_choice("feature_names", self.feature_names, FEATURE_NAMES)
+        _check_feature_names(self.feature_names)
 
 
 class ActivationFeaturizer(BaseFeaturizer):
@@ -415,13 +419,34 @@ def _wants_sparse_array() -> bool:
     return sklearn.get_config().get("sparse_interface", "spmatrix") == "sparray"
 
 
-def _unique_labels(names: list[str], sae: SAEReference) -> list[str]:
+def _check_feature_names(feature_names: object) -> None:
+    """Raise unless it is one of the choices, or looks like a file of labels."""
+    is_file = isinstance(feature_names, str | Path) and Path(feature_names).suffix in LABEL_SUFFIXES
+    if not is_file:
+        check_choice("feature_names", feature_names, (*FEATURE_NAMES, "a .json or .csv file"))
+
+
+def _labels_of(sae: SAEReference, feature_names: str | Path) -> Mapping[int, str]:
+    if feature_names != "label":
+        labels = read_labels(Path(feature_names).expanduser(), sae.n_latents)
+        if not labels:
+            raise InvalidParameterError(
+                f"Got feature_names={str(feature_names)!r}, which holds no labels."
+            )
+        return labels
     if not sae.labels:
-        message = f"Got feature_names='label', but the SAE {sae.name!r} has no labels; use 'index'."
+        message = (
+            f"Got feature_names='label', but the SAE {sae.name!r} has no labels; use 'index', or give a "
+            ".json or .csv file of labels."
+        )
         raise InvalidParameterError(message)
-    counts = Counter(sae.labels.values())
+    return sae.labels
+
+
+def _unique_labels(names: list[str], labels: Mapping[int, str]) -> list[str]:
+    counts = Counter(labels.values())
     unique = list(names)
-    for latent, label in sae.labels.items():
+    for latent, label in labels.items():
         is_plain = counts[label] == 1 and not re.search(r"latent_\d+", label)
         unique[latent] = label if is_plain else f"{label} (latent_{latent})"
     return unique

@@ -142,7 +142,7 @@ def build_chatterbot(unpacked: Path, target: Path) -> None:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        import yaml  # type: ignore[import-untyped]
+        import yaml
     except ImportError as error:
         message = "Reading the chatterbot corpus needs PyYAML; install it with `pip install pyyaml`."
         raise MissingDependencyError(message) from error

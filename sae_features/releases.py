@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_features.errors import AssetNotFoundError, InvalidParameterError, expected_one_of
-from sae_features.families import SAESource, known_sae, known_saes, sae_folder
+from sae_features.errors import AssetNotFoundError, InvalidParameterError, SAEFeaturesWarning
+from sae_features.hook_point import HookPoint
 from sae_features.parameters import DTYPES, check_choice
-from sae_features.saes.formats import SAEHeader, find_format
+from sae_features.sae_registry import closest_saes, known_sae
+from sae_features.sae_sources import SAESource, sae_folder
+from sae_features.saes.formats import SAEFiles, SAEFormat, SAEHeader, find_format
 from sae_features.weights import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sae_features.hook_point import HookPoint
     from sae_features.saes.autoencoder import SparseAutoencoder
 
 MAX_RANDOM_WIDTH = 2**24
@@ -33,13 +35,22 @@ class FileSAE:
         Id, file or folder, as it was asked for.
     header : SAEHeader
         What its files say.
+    reader : SAEFormat
+        Reads them.
+    files : SAEFiles
+        The files themselves.
     source : SAESource, optional
-        What the plugin says that brings it.
+        What is known of it besides: by the plugin that brings it, or a release table.
+    overrides : mapping
+        What the caller adds where the files are silent.
     """
 
     name: str
     header: SAEHeader
+    reader: SAEFormat
+    files: SAEFiles
     source: SAESource | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_latents(self) -> int:
@@ -53,13 +64,38 @@ class FileSAE:
 
     @property
     def hook_point(self) -> HookPoint | None:
-        """Where it reads its model."""
+        """Where it reads its model: as the files say, or else the release."""
+        source = self.source
+        if self.header.hook_point is None and source and source.layer is not None and source.site:
+            return HookPoint(source.layer, source.site)
         return self.header.hook_point
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Model, context and what else its files say."""
-        return self.header.metadata
+        """Model, context and what else its files say, or else the release."""
+        if self.source is None:
+            return self.header.metadata
+        known = {
+            "model": self.source.model,
+            "hook_name": self.source.hook,
+            "neuronpedia_id": self.source.facts.get("neuronpedia"),
+            "max_length": self.source.facts.get("context_size"),
+            "prepend_bos": self.source.facts.get("prepend_bos"),
+        }
+        stated = {name: fact for name, fact in known.items() if fact is not None}
+        return stated | dict(self.header.metadata)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the files leave open, and what they need of whoever feeds them."""
+        if self.source is None or not self.source.facts.get("centred"):
+            return self.header.warnings
+        centred = (
+            f"The SAE {self.name!r} was trained on activations less their mean over dimensions "
+            "(TransformerLens centres what is written to the residual stream); those of the model as it "
+            "is published are not centred. Its latents differ unless it is given x - x.mean(-1)."
+        )
+        return (*self.header.warnings, centred)
 
     def d_in(self, d_model: int) -> int:  # noqa: ARG002 as RandomSAE
         """Size of the activations that it takes."""
@@ -69,10 +105,25 @@ class FileSAE:
         """SHA-256 of what determines its numbers."""
         return self.header.digest
 
-    def load(self, d_model: int, device: str) -> SparseAutoencoder:  # noqa: ARG002 as RandomSAE
-        """Load what encoding needs."""
-        _, reader = find_format(self.header.path, self.header.format)
-        return reader.load(self.header.path, device=device, dtype="float32", decoder=False)
+    def load(
+        self,
+        d_model: int,  # noqa: ARG002 as RandomSAE
+        device: str,
+        *,
+        dtype: str = "float32",
+        decoder: bool = False,
+    ) -> SparseAutoencoder:
+        """Load it; unless told otherwise, only what encoding needs."""
+        for message in self.warnings[len(self.header.warnings) :]:
+            warnings.warn(message, SAEFeaturesWarning, stacklevel=3)
+        sae = self.reader.load(self.files, device=device, dtype=dtype, decoder=decoder, **self.overrides)
+        if self.source is None:
+            return sae
+        from sae_features.saes.autoencoder import remember_files
+
+        return remember_files(
+            replace(sae, hook_point=self.hook_point, metadata=self.metadata), self.header
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +148,7 @@ class RandomSAE:
 
     def load(self, d_model: int, device: str) -> SparseAutoencoder:
         """Make it."""
-        from sae_features.saes.autoencoder import random_autoencoder
+        from sae_features.saes.random_control import random_autoencoder
 
         return random_autoencoder(d_model, self.n_latents, self.k, seed=self.seed, device=device)
 
@@ -105,16 +156,24 @@ class RandomSAE:
 SAEReference = FileSAE | RandomSAE
 
 
-def find_sae(sae: str | Path, *, format: str | None = None) -> SAEReference:  # noqa: A002
+def find_sae(
+    sae: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002
+    k: int | None = None,
+    norm_scale: float | None = None,
+) -> SAEReference:
     """Find an SAE and read what its files say, without its weights.
 
     Parameters
     ----------
     sae : str or Path
-        An id that a plugin knows (``"minilm-topk-4k/layer_3"``), a file or folder, or
-        ``"random:WIDTH:K[:SEED]"``.
+        An id that a plugin or a release table knows (``"minilm-topk-4k/layer_3"``), with
+        ``@REVISION`` to pin its repository; a file or folder; or ``"random:WIDTH:K[:SEED]"``.
     format : str, optional
         Format of the files; detected if not given.
+    k, norm_scale : optional
+        Number of latents and input scale; only where the files do not say.
 
     Raises
     ------
@@ -123,31 +182,66 @@ def find_sae(sae: str | Path, *, format: str | None = None) -> SAEReference:  # 
     SAEFormatError
         If the files are damaged or of no known format.
     InvalidParameterError
-        If a ``random:`` SAE cannot be.
+        If a ``random:`` SAE cannot be, or an argument has no use.
     PluginError
         If plugins of several families bring an SAE of that id.
     """
+    given_sae: Any = sae
+    if not isinstance(given_sae, str | Path) or not str(sae):
+        message = f"Got sae={sae!r}; expected the id of an SAE, a file, a folder, or 'random:WIDTH:K'."
+        raise InvalidParameterError(message)
     name = str(sae)
     if name.startswith("random:"):
         return _random_sae(name)
+    given: dict[str, Any] = {"k": k, "norm_scale": norm_scale}
+    path = Path(sae).expanduser()
     source = known_sae(name) if isinstance(sae, str) else None
     if source is not None:
-        return sae_of_source(source)
-    path = Path(sae).expanduser()
+        return sae_of_source(source, format=format, **given)
     if not path.exists():
-        known = [source.sae_id for source in known_saes()]
-        options = expected_one_of("sae", name, known) if known else f"Got sae={name!r}."
-        message = f"{options} A file, a folder or 'random:WIDTH:K' will do, too; no file is there."
-        raise AssetNotFoundError(message)
-    _, reader = find_format(path, format)
-    return FileSAE(name, reader.read_header(path))
+        raise AssetNotFoundError(_unknown(name))
+    return _file_sae(name, path, format, given)
 
 
-def sae_of_source(source: SAESource) -> FileSAE:
-    """Return the SAE that a plugin brings."""
-    folder = sae_folder(source)
-    _, reader = find_format(folder)
-    return FileSAE(source.sae_id, reader.read_header(folder), source)
+def sae_of_source(
+    source: SAESource,
+    *,
+    format: str | None = None,  # noqa: A002
+    k: int | None = None,
+    norm_scale: float | None = None,
+) -> FileSAE:
+    """Return the SAE that a plugin or a release table knows, fetching its files if need be."""
+    given = {"k": k, "norm_scale": norm_scale}
+    return _file_sae(source.sae_id, sae_folder(source), format or source.format, given, source)
+
+
+def _file_sae(
+    name: str,
+    path: Path,
+    format: str | None,  # noqa: A002
+    given: Mapping[str, Any],
+    source: SAESource | None = None,
+) -> FileSAE:
+    known = {}
+    if source is not None:
+        facts = {
+            "k": source.k,
+            "norm_scale": source.norm_scale,
+            "config": source.facts.get("config_overrides"),
+        }
+        known = {key: value for key, value in facts.items() if value is not None}
+    _, reader, files = find_format(path, format, known=known)
+    overrides = {key: value for key, value in given.items() if value is not None}
+    return FileSAE(name, reader.read_header(files, **overrides), reader, files, source, overrides)
+
+
+def _unknown(name: str) -> str:
+    near = closest_saes(name)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return (
+        f"Got sae={name!r}; expected the id of an SAE (`sae-features saes` lists them), a file, a "
+        f"folder, or 'random:WIDTH:K'; nothing is there.{hint}"
+    )
 
 
 def load_sae(
@@ -165,7 +259,9 @@ def load_sae(
     Parameters
     ----------
     sae : str or Path
-        An id that a plugin knows (``"minilm-topk-4k/layer_3"``), or a file or folder.
+        An id that a plugin or a release table knows (``"minilm-topk-4k/layer_3"``,
+        ``"gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82"``), with ``@REVISION`` to pin its
+        repository; or a file or folder.
     format : str, optional
         Name of the files' format; detected from the files if not given.
     device : str, default="cpu"
@@ -190,6 +286,12 @@ def load_sae(
     InvalidParameterError
         If an argument cannot be, or contradicts the files.
 
+    Warns
+    -----
+    SAEFeaturesWarning
+        Where the files leave open what the numbers depend on; the message names the argument that
+        settles it.
+
     Examples
     --------
     >>> from sae_features import load_sae
@@ -198,19 +300,11 @@ def load_sae(
     (384, 4096, 'topk')
     """
     check_choice("dtype", dtype, DTYPES)
-    found = find_sae(sae, format=format)
+    found = find_sae(sae, format=format, k=k, norm_scale=norm_scale)
     if isinstance(found, RandomSAE):
         message = f"Got sae={found.name!r}, whose size depends on a model; use it in SAEFeaturizer."
         raise InvalidParameterError(message)
-    _, reader = find_format(found.header.path, found.header.format)
-    return reader.load(
-        found.header.path,
-        device=choose_device(device),
-        dtype=dtype,
-        decoder=decoder,
-        k=k,
-        norm_scale=norm_scale,
-    )
+    return found.load(0, choose_device(device), dtype=dtype, decoder=decoder)
 
 
 def _random_sae(name: str) -> RandomSAE:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import AssetNotFoundError, InvalidParameterError, expected_one_of
-from sae_features.families import ModelFiles, families, find_model, known_saes
+from sae_features.families import ModelFiles, find_model, names_of_model
 from sae_features.hook_point import SITES, HookPoint
 from sae_features.releases import FileSAE, SAEReference, find_sae, sae_of_source
+from sae_features.sae_registry import known_saes
+
+if TYPE_CHECKING:
+    from sae_features.sae_sources import SAESource
 
 DEFAULT_MODEL = "minilm"
 DEFAULT_SITE = "resid_post"
@@ -55,10 +59,10 @@ def resolve_sae(request: Request) -> SAEReference:
     _check_request(request)
     if request.sae is not None:
         return find_sae(request.sae)
-    candidates = _sources_of_model(DEFAULT_MODEL if request.model is None else request.model)
-    if request.site is not None:
-        candidates = [source for source in candidates if source.site == request.site]
-    layers = sorted({source.layer for source in candidates})
+    candidates = _at_site(
+        _sources_of_model(DEFAULT_MODEL if request.model is None else request.model), request.site
+    )
+    layers = sorted({source.layer for source in candidates if source.layer is not None})
     if request.layer is None:
         chosen = [source for source in candidates if source.is_default]
     else:
@@ -70,6 +74,8 @@ def resolve_sae(request: Request) -> SAEReference:
     if not chosen:
         _check_exists(request)
         raise InvalidParameterError(_no_sae(request, layers))
+    if _is_a_guess(chosen):
+        raise InvalidParameterError(_too_many_saes(request, chosen))
     return sae_of_source(chosen[0])
 
 
@@ -123,10 +129,9 @@ def _readable(point: HookPoint, files: ModelFiles) -> HookPoint:
     return point
 
 
-def _sources_of_model(model: str | Path) -> list[Any]:
+def _sources_of_model(model: str | Path) -> list[SAESource]:
     """Return the known SAEs of a model, matched by alias, repository or content."""
-    name = str(model)
-    by_name = [source for source in known_saes() if source.model in _names_of(name)]
+    by_name = known_saes(str(model))
     if by_name or not Path(model).expanduser().is_dir():
         if not by_name:
             find_model(model, only_config=True)  # a model that does not exist is the better error
@@ -134,19 +139,26 @@ def _sources_of_model(model: str | Path) -> list[Any]:
     digest = find_model(model).weights_digest
     matching = []
     for source in known_saes():
+        if source.package is None:  # nothing is fetched to find out
+            continue
         with contextlib.suppress(AssetNotFoundError):  # files of another SAE that are missing
             if _recorded_model(sae_of_source(source)).get("digest") == digest:
                 matching.append(source)
     return matching
 
 
-def _names_of(name: str) -> set[str]:
-    names = {name}
-    for family in families().values():
-        for alias, source in family.aliases.items():
-            if name in (source.repo_id, f"{source.repo_id}@{source.revision}"):
-                names.add(alias)
-    return names
+def _at_site(sources: list[SAESource], site: str | None) -> list[SAESource]:
+    """Return those that read a site; without one, defaults and those of the default site, if any."""
+    if site is not None:
+        return [source for source in sources if source.site == site]
+    usual = [source for source in sources if source.is_default or source.site == DEFAULT_SITE]
+    return usual or [source for source in sources if source.site is not None]
+
+
+def _is_a_guess(chosen: list[SAESource]) -> bool:
+    """Tell whether the first is no better than the others: a release table has no order of merit."""
+    first = chosen[0]
+    return len(chosen) > 1 and not first.is_default and first.package is None
 
 
 def _recorded_model(sae: SAEReference) -> dict[str, Any]:
@@ -179,6 +191,8 @@ def _point_of(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoi
                 f"{files.n_layers - 1}."
             )
             raise InvalidParameterError(message)
+        _check_site(request, sae)
+        _check_layer_of_output(request, sae, files)
         return _point_without_sae(request, files)
     layer = _count_from_0(request.layer, files)
     if layer is not None and layer != known.layer:
@@ -202,13 +216,40 @@ def _point_of(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoi
     return known
 
 
+def _check_site(request: Request, sae: SAEReference) -> None:
+    """Raise where the usual site would be a guess: an SAE reads another place, or may."""
+    if request.site is not None or not isinstance(sae, FileSAE):
+        return
+    name, header = sae.metadata.get("hook_name"), sae.header
+    if name is not None:
+        reads = f"reads {name!r}, which no site stands for in every model"
+    elif header.hook_point_out is not None or header.d_out != header.d_in:
+        reads = f"is a transcoder ({header.hook_point_out or 'its output is of another size'})"
+    elif header.site_is_open:
+        reads = "is of a release with SAEs of several sites, and its files do not say which"
+    else:
+        return
+    message = f"The SAE {sae.name!r} {reads}. Give the place that it reads as site=, one of "
+    message += f"{', '.join(SITES)}."
+    raise InvalidParameterError(message)
+
+
+def _check_layer_of_output(request: Request, sae: SAEReference, files: ModelFiles) -> None:
+    """Raise where a transcoder of another layer was given: its files may tell only its output."""
+    out = sae.header.hook_point_out if isinstance(sae, FileSAE) else None
+    layer = _count_from_0(request.layer, files)
+    if out is not None and layer is not None and layer != out.layer:
+        message = f"Got layer={request.layer}, but the transcoder {sae.name!r} is of layer {out.layer}."
+        raise InvalidParameterError(message)
+
+
 def _point_without_sae(request: Request, files: ModelFiles) -> HookPoint:
     layer = _count_from_0(request.layer, files)
     site = request.site or DEFAULT_SITE
     if layer is not None:
         return HookPoint(layer, site)
     for source in _sources_of_model(files.name):
-        if source.is_default:
+        if source.is_default and source.layer is not None:
             return HookPoint(source.layer, site)
     message = f"The model {files.name!r} has no default layer; give layer=0 to {files.n_layers - 1}."
     raise InvalidParameterError(message)
@@ -238,7 +279,7 @@ def _check_model(request: Request, sae: SAEReference, files: ModelFiles) -> None
         found = f"has other weights ({files.weights_digest[:12]}…)"
     else:
         # A folder may hold any model: without a digest only names can contradict each other.
-        if name is None or files.source is None or _names_of(name) & _names_of(files.name):
+        if name is None or files.source is None or names_of_model(name) & names_of_model(files.name):
             return
         owner, found = repr(name), "is another one"
     message = (
@@ -264,6 +305,17 @@ def _check_request(request: Request) -> None:
                 "stay cheap."
             )
             raise InvalidParameterError(message)
+
+
+def _too_many_saes(request: Request, chosen: list[SAESource]) -> str:
+    model = DEFAULT_MODEL if request.model is None else request.model
+    where = f"layer={request.layer}" if request.layer is not None else "no layer"
+    shown = ", ".join(repr(source.sae_id) for source in chosen[:3])
+    command = f"sae-features saes --model {model} --layer {chosen[0].layer}"
+    return (
+        f"Got model={str(model)!r} with {where}, of which {len(chosen)} SAEs are known ({shown} …); "
+        f"choose one by sae=… (`{command}` lists them)."
+    )
 
 
 def _no_sae(request: Request, layers: list[int]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -15,7 +17,7 @@ from sae_features import SAEFeaturizer, cli, demo, load_sae
 from sae_features.extract import read_features
 from sae_features.releases import find_sae
 
-VERBS = ["demo", "info", "plugins", "inspect", "extract"]
+VERBS = ["demo", "info", "plugins", "inspect", "saes", "extract"]
 
 
 def run(capsys, *arguments):
@@ -89,7 +91,7 @@ def test_inspect(capsys, tiny_sae_folder):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["inspect", "nowhere"], "no file is there"),
+        (["inspect", "nowhere"], "nothing is there"),
         (["inspect", "random:8:2"], "a random SAE has no files"),
         (["extract", "none.txt", "-o", "f.npz"], "expected a file there"),
         (["extract", "none.txt", "-o", "f.xyz"], "expected a file of kind .npz or .parquet"),
@@ -150,6 +152,93 @@ def test_extract(capsys, tmp_path, tiny_bert, tiny_sae_folder, kind):
     assert provenance["input"]["file"] == "texts.csv"
     assert provenance["input"]["column"] == "body"
     assert provenance["parameters"]["threshold"] == 0.1
+
+
+class TestSAEs:
+    """`saes`, which lists what is known by name."""
+
+    def test_few_are_listed_one_by_one(self, capsys):
+        status, out, _ = run(capsys, "saes", "mistral")
+        assert status == 0
+        columns = [re.split(r"\s{2,}", line) for line in out.splitlines()]
+        assert columns == [
+            ["id", "model", "layer", "site", "format", "l0", "width"],
+            *(
+                [f"mistral-7b-res-wg/blocks.{layer}.hook_resid_pre", "mistralai/Mistral-7B-v0.1", layer,
+                 "resid_pre", "saelens", l0]
+                for layer, l0 in (("8", "92"), ("16", "74"), ("24", "75"))
+            ),
+        ]  # fmt: skip
+        starts = {line.index("mistralai/") for line in out.splitlines()[1:]}
+        assert starts == {out.index("model")}
+
+    def test_many_are_listed_by_release(self, capsys):
+        _, out, _ = run(capsys, "saes", "--model", "gpt2-small")
+        lines = out.splitlines()
+        assert lines[0].split() == ["release", "SAEs", "model", "layers", "site", "format"]
+        line = next(line for line in lines if line.startswith("gpt2-small-res-jb "))
+        expected = "gpt2-small-res-jb 13 openai-community/gpt2 0–11 resid_pre, resid_post saelens"
+        assert line.split() == expected.split()
+        assert lines[-1] == (
+            "159 SAEs in 18 releases. To see those of one: sae-features saes gpt2-small-attn-out-v5-32k/"
+            " (and --layer L); all of them: --json."
+        )
+
+    def test_one_release_is_listed_in_full(self, capsys):
+        _, out, _ = run(capsys, "saes", "gemma-scope-2b-pt-res/")
+        assert len(out.splitlines()) == 1 + 316
+
+    def test_json_gives_everything(self, capsys):
+        _, out, _ = run(capsys, "saes", "res-jb/BLOCKS.7", "--json")
+        (row,) = json.loads(out)
+        assert row["id"] == "gpt2-small-res-jb/blocks.7.hook_resid_pre"
+        assert (row["repo_id"], row["revision"]) == ("jbloom/GPT2-Small-SAEs-Reformatted", None)
+        assert (row["path"], row["hook"]) == ("blocks.7.hook_resid_pre", "blocks.7.hook_resid_pre")
+        assert (row["facts"]["l0"], row["facts"]["centred"]) == (54, True)
+
+    def test_filters_together(self, capsys):
+        arguments = ["--model", "GEMMA-2", "--layer", 12, "--format", "saelens", "--json"]
+        _, out, _ = run(capsys, "saes", "matryoshka", *arguments)
+        assert [row["id"] for row in json.loads(out)] == [
+            "gemma-2-2b-res-matryoshka-dc/blocks.12.hook_resid_post",
+            "gemma-2-2b-res-snap-matryoshka-dc/blocks.12.hook_resid_post",
+            "gemma-2-9b-res-matryoshka-dc/blocks.12.hook_resid_post",
+        ]
+
+    def test_those_of_plugins_are_among_them(self, capsys):
+        _, out, _ = run(capsys, "saes", "--model", "minilm", "--json")
+        rows = json.loads(out)
+        assert [row["layer"] for row in rows] == [2, 3, 5]
+        assert [row["is_default"] for row in rows] == [False, True, False]
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            (["zzz"], "No known SAE fits. `sae-features saes` without options lists all.\n"),
+            (
+                ["mistral-7b-res-wg/blocks.9"],
+                "No known SAE fits. Did you mean 'mistral-7b-res-wg/blocks.8.hook_resid_pre' or "
+                "'mistral-7b-res-wg/blocks.16.hook_resid_pre' or "
+                "'mistral-7b-res-wg/blocks.24.hook_resid_pre'?\n",
+            ),
+            (["--model", "zzz", "--json"], "[]\n"),
+        ],
+    )
+    def test_none_fits(self, capsys, arguments, text):
+        assert run(capsys, "saes", *arguments) == (0, text, "")
+
+    def test_neither_torch_nor_transformers_is_imported(self):
+        program = (
+            "import sys; from sae_features import cli; cli.main(['saes', 'mistral']);"
+            "sys.exit(len({'torch', 'transformers'} & set(sys.modules)))"
+        )
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+    def test_an_unknown_format(self, capsys):
+        status, _, err = run(capsys, "saes", "--format", "gemma-scope")
+        assert status == 1
+        assert "expected one of dictionary_learning, gemma_scope, " in err
+        assert err.endswith("Did you mean 'gemma_scope'?\n")
 
 
 @pytest.fixture

@@ -19,10 +19,8 @@ from sae_features.errors import (
 from sae_features.families import (
     ModelFamily,
     ModelSource,
-    SAESource,
     find_model,
     list_families,
-    sae_folder,
 )
 
 COMMIT = "d" * 40
@@ -359,31 +357,6 @@ def test_the_backbone_class_is_imported_on_use():
     assert ModelFamily("tiny", ("bert",)).backbone_class().__name__ == "TextBackbone"
     other = ModelFamily("tiny", ("bert",), backbone="collections:OrderedDict")
     assert other.backbone_class().__name__ == "OrderedDict"
-
-
-def test_files_of_a_known_sae(tiny_family, tiny_package):
-    assert families.known_saes() == list(tiny_family.saes)
-    assert sae_folder(tiny_family.saes[0]) == tiny_package / "tiny_package" / "saes" / "layer_1"
-
-
-def test_a_known_sae_is_the_one_family_s_that_has_it(tiny_family, use_families):
-    assert families.known_sae("tiny-sae/layer_2") == tiny_family.saes[1]
-    assert families.known_sae("tiny-sae/layer_9") is None
-    first = dataclasses.replace(tiny_family.saes[0], layer=2)
-    use_families(dataclasses.replace(tiny_family, saes=(first, *tiny_family.saes)))
-    assert families.known_sae("tiny-sae/layer_1") == first  # twice in one family is its own affair
-    use_families(tiny_family, dataclasses.replace(tiny_family, name="other"))
-    with pytest.raises(PluginError, match="^The families tiny-family and other both have an SAE 'tiny-"):
-        families.known_sae("tiny-sae/layer_1")
-
-
-def test_missing_files_of_a_known_sae(tiny_family):
-    source = SAESource("tiny-sae/layer_0", "tiny", 0, "tiny_package", "saes/layer_0")
-    with pytest.raises(AssetNotFoundError) as raised:
-        sae_folder(source)
-    assert str(raised.value) == (
-        "The files of 'tiny-sae/layer_0' are missing in tiny_package; reinstall it."
-    )
 
 
 def test_records_are_plain_values(tiny_family):

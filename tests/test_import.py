@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,46 @@ def modules_after(statement):
 )
 def test_neither_torch_nor_transformers_is_imported(statement):
     assert not {"torch", "transformers"} & modules_after(statement)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+HEADERS = """
+import json, sys, warnings
+sys.modules["torch"] = None  # importing it fails
+from pathlib import Path
+from sae_features.releases import find_sae
+from sae_features.saes.labels import read_labels
+warnings.simplefilter("ignore")
+cases, labels = json.loads(sys.argv[1])
+failed = {}
+for case, place, arguments in cases:
+    try:
+        find_sae(place, **arguments).header.digest
+    except Exception as error:
+        failed[case] = f"{type(error).__name__}: {error}"
+read_labels(Path(labels), 4)
+print(json.dumps(failed))
+"""
+
+
+def test_headers_of_safetensors_and_npz_files_are_read_without_torch(tmp_path):
+    cases = [("ours", "minilm-topk-4k/layer_3", {})]
+    for about in sorted(GOLDEN.glob("*/*/about.json")):
+        told, case = json.loads(about.read_text()), about.parent
+        suffixes = {path.suffix for path in (case / "files").rglob("*")}
+        given = {name: told["arguments"].get(name) for name in ("k", "norm_scale")}
+        if suffixes & {".safetensors", ".npz"}:
+            place = str(case / "files" / told["path"])
+            cases.append((f"{case.parent.name}/{case.name}", place, given))
+    assert len(cases) > 30
+    (tmp_path / "labels.csv").write_text("index,label\n0,x\n")
+    done = subprocess.run(
+        [sys.executable, "-c", HEADERS, json.dumps([cases, str(tmp_path / "labels.csv")])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout) == {}
 
 
 def test_the_bare_import_brings_no_scientific_stack():

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import random_sae
 
-from sae_features import load_sae
+from sae_features import load_sae, releases
 from sae_features.errors import (
     AssetNotFoundError,
     InvalidParameterError,
     PluginError,
+    SAEFeaturesWarning,
     SAEFormatError,
 )
 from sae_features.hook_point import HookPoint
 from sae_features.releases import FileSAE, RandomSAE, find_sae
+from sae_features.sae_sources import SAESource
 
 
 class TestFindSAE:
@@ -36,16 +40,15 @@ class TestFindSAE:
         assert sae.header.architecture == "relu"
 
     def test_a_path_is_never_an_id(self, tiny_family):
-        with pytest.raises(AssetNotFoundError, match="no file is there"):
+        with pytest.raises(AssetNotFoundError, match=r"nothing is there\."):
             find_sae(Path("tiny-sae/layer_1"))
 
     def test_an_unknown_id_gets_a_suggestion(self, tiny_family):
         with pytest.raises(AssetNotFoundError) as raised:
             find_sae("tiny-sae/layer_3")
-        assert str(raised.value) == (
-            "Got sae='tiny-sae/layer_3'; expected one of tiny-sae/layer_1, tiny-sae/layer_2. Did you "
-            "mean 'tiny-sae/layer_2'? A file, a folder or 'random:WIDTH:K' will do, too; no file is "
-            "there."
+        assert str(raised.value).startswith(
+            "Got sae='tiny-sae/layer_3'; expected the id of an SAE (`sae-features saes` lists them), a "
+            "file, a folder, or 'random:WIDTH:K'; nothing is there. Did you mean 'tiny-sae/layer_"
         )
 
     def test_one_id_of_two_families(self, tiny_family, use_families, tiny_sae_folder):
@@ -63,8 +66,9 @@ class TestFindSAE:
         use_families()
         with pytest.raises(AssetNotFoundError) as raised:
             find_sae("x/y")
-        assert str(raised.value) == (
-            "Got sae='x/y'. A file, a folder or 'random:WIDTH:K' will do, too; no file is there."
+        assert str(raised.value).startswith(
+            "Got sae='x/y'; expected the id of an SAE (`sae-features saes` lists them), a file, a "
+            "folder, or 'random:WIDTH:K'; nothing is there."
         )
 
     def test_an_unknown_format(self, tiny_sae_folder):
@@ -72,8 +76,88 @@ class TestFindSAE:
             find_sae(tiny_sae_folder(), format="sae-feature")
 
     def test_a_folder_of_something_else(self, tmp_path):
-        with pytest.raises(SAEFormatError, match="but none does"):
+        with pytest.raises(SAEFormatError, match="got no file of weights"):
             find_sae(tmp_path)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class TestWhatIsKnownBesides:
+    """What a release says of an SAE counts where its files are silent, and only there."""
+
+    @pytest.fixture
+    def known(self, monkeypatch, tmp_path):
+        """An SAE of another library, in an installed package; arguments are what is known of it."""
+
+        def find(case, given=(), **facts):
+            root = tmp_path / f"case-{sum(1 for _ in tmp_path.iterdir())}"
+            package = root / "golden_package"
+            shutil.copytree(GOLDEN / case / "files", package / "sae")
+            place = Path(json.loads((GOLDEN / case / "about.json").read_text())["path"])
+            place = place if (package / "sae" / place).is_dir() else place.parent
+            monkeypatch.syspath_prepend(root)
+            options = {"model": "owner/name", "layer": None, "site": None, **facts}
+            source = SAESource(
+                "release/sae", package="golden_package", package_path=f"sae/{place}", **options
+            )
+            monkeypatch.setattr(releases, "known_sae", {"release/sae": source}.get)
+            return find_sae("release/sae", **dict(given))
+
+        return find
+
+    def test_hook_point_model_and_page(self, known):
+        found = known(
+            "saelens/old_normalize_false",
+            model="owner/other",
+            layer=9,
+            site="mlp_out",
+            facts={"neuronpedia": "gpt2-small/6-res-jb", "context_size": 64, "prepend_bos": False},
+        )
+        stated = found.header.metadata
+        assert found.hook_point == (found.header.hook_point or HookPoint(9, "mlp_out"))
+        assert found.metadata == {
+            "model": "owner/other", "neuronpedia_id": "gpt2-small/6-res-jb", "max_length": 64,
+            "prepend_bos": False, **stated,
+        }  # fmt: skip
+        sae = load_sae("release/sae")
+        assert (sae.hook_point, sae.metadata) == (found.hook_point, found.metadata)
+        assert sae.digest == found.digest(0) == load_sae(found.header.path).digest
+
+    def test_a_silent_file_reads_where_the_release_says(self, known):
+        found = known("gemma_scope/residual", layer=9, site="mlp_out", hook="blocks.9.hook_mlp_out")
+        assert found.header.hook_point is None
+        assert found.hook_point == HookPoint(9, "mlp_out")
+        assert found.metadata["hook_name"] == "blocks.9.hook_mlp_out"
+        assert load_sae("release/sae").hook_point == HookPoint(9, "mlp_out")
+
+    def test_without_a_site_there_is_no_hook_point(self, known):
+        assert known("gemma_scope/residual", layer=9, site=None).hook_point is None
+        assert known("gemma_scope/residual", layer=None, site="mlp_out").hook_point is None
+
+    def test_k_of_the_release_and_of_the_caller(self, known):
+        assert known("qwen_scope/topk_k_given", k=3).header.conventions["k"] == 3
+        assert load_sae("release/sae").k == 3
+        assert known("qwen_scope/topk_k_given", {"k": 2}, k=3).header.conventions["k"] == 2
+        assert load_sae("release/sae", k=2).k == 2
+
+    def test_norm_scale_of_the_release_and_of_the_caller(self, known):
+        case = "saelens/jumprelu_expected_average"
+        assert known(case, norm_scale=0.5).header.conventions["norm_scale"] == 0.5
+        assert load_sae("release/sae").norm_scale == 0.5
+        assert load_sae("release/sae", norm_scale=0.25).norm_scale == 0.25
+
+    def test_what_the_files_say_counts_more_than_the_release(self, known):
+        assert known("sparsify/topk", k=3).header.conventions["k"] == 5
+        assert load_sae("release/sae").k == 5
+
+    def test_centred_activations_are_warned_of(self, known):
+        found = known("gemma_scope/residual", facts={"centred": True})
+        assert len(found.warnings) == 1
+        with pytest.warns(SAEFeaturesWarning, match=r"^The SAE 'release/sae' was trained on") as caught:
+            load_sae("release/sae")
+        assert str(caught[0].message) == found.warnings[0]
+        assert known("gemma_scope/residual").warnings == ()
 
 
 class TestRandomSAE:
@@ -128,7 +212,7 @@ class TestRandomSAE:
 
 
 class TestLoadSAE:
-    @pytest.mark.parametrize("architecture", ["relu", "topk", "jumprelu"])
+    @pytest.mark.parametrize("architecture", ["relu", "gated", "topk", "groupmax", "jumprelu"])
     def test_it_encodes_as_the_saved_one(self, tiny_sae_folder, architecture):
         saved = random_sae(architecture)
         sae = load_sae(tiny_sae_folder(architecture))

@@ -253,7 +253,7 @@ class TestWhatIsMissing:
 
     def test_an_unknown_sae(self):
         message = error_of(sae="tiny-sae/layer_11", kind=AssetNotFoundError)
-        assert "Did you mean 'tiny-sae/layer_1'?" in message
+        assert "Did you mean 'tiny-sae/layer_2'" in message
 
 
 class TestValues:
@@ -303,8 +303,50 @@ class TestValues:
         assert (layer, type(layer)) == (0, int)
 
 
+class TestReleaseTables:
+    """Of the SAEs in release tables one is never taken at random."""
+
+    @pytest.fixture(autouse=True)
+    def _gpt2(self, use_families, monkeypatch, tiny_bert):
+        """A family whose GPT-2 is three blocks deep; the hub has it under its present name."""
+        monkeypatch.setattr("sae_features.families.hub_folder", lambda *_, **__: tiny_bert)
+        use_families(ModelFamily("gpt", ("bert",)))
+
+    @pytest.mark.parametrize("model", ["openai-community/gpt2", "gpt2-small", "gpt2"])
+    def test_many_at_a_layer_are_listed_by_any_name_of_the_model(self, model):
+        with pytest.raises(InvalidParameterError) as raised:
+            resolve_sae(Request(model, layer=1, site="mlp_out"))
+        assert str(raised.value) == (
+            f"Got model={model!r} with layer=1, of which 3 SAEs are known "
+            "('gpt2-small-mlp-out-v5-32k/blocks.1.hook_mlp_out', "
+            "'gpt2-small-mlp-out-v5-128k/blocks.1.hook_mlp_out', "
+            "'gpt2-small-mlp-tm/blocks.1.hook_mlp_out' …); choose one by sae=… "
+            f"(`sae-features saes --model {model} --layer 1` lists them)."
+        )
+
+    def test_without_a_layer_the_layers_are_listed(self):
+        with pytest.raises(InvalidParameterError, match="are known for layers 8, 16, 24"):
+            resolve_sae(Request("mistralai/Mistral-7B-v0.1", site="resid_pre", layer=0))
+        with pytest.raises(InvalidParameterError, match="with no layer; .* layers 0, 1, 2, 3, 4, 5"):
+            resolve_sae(Request("EleutherAI/pythia-70m"))
+
+    def test_one_alone_is_taken(self, monkeypatch):
+        monkeypatch.setattr("sae_features.targets.sae_of_source", lambda source: source.sae_id)
+        request = Request("mistral-7b", layer=16)
+        assert resolve_sae(request) == "mistral-7b-res-wg/blocks.16.hook_resid_pre"
+
+    def test_transcoders_of_no_site_of_ours_are_not_taken(self):
+        with pytest.raises(InvalidParameterError, match="^No SAE is known for model='Qwen/Qwen3-4B'"):
+            resolve_sae(Request("Qwen/Qwen3-4B", layer=1))
+
+    def test_a_local_model_is_compared_with_packaged_saes_only(self, tiny_bert, monkeypatch):
+        monkeypatch.setattr("sae_features.targets.sae_of_source", None)
+        with pytest.raises(InvalidParameterError, match="^No SAE is known for model="):
+            resolve_sae(Request(tiny_bert))
+
+
 def test_the_sae_alone_needs_no_weights_of_the_model(use_families):
-    source = SAESource("x/y", "away", 1, "tiny_package", "saes/layer_1", is_default=True)
+    source = _packaged("x/y", "away", 1, is_default=True)
     away = ModelSource("owner/away", "c" * 40)
     use_families(ModelFamily("far", ("bert",), aliases={"away": away}, saes=(source,)))
     assert resolve_sae(Request("away")).name == "x/y"
@@ -329,7 +371,7 @@ def test_the_sae_of_a_layer_from_the_end_asks_the_hub_for_no_weights(
         return tmp_path
 
     monkeypatch.setattr("sae_features.families.hub_folder", hub_folder)
-    source = SAESource("x/y", "away", 1, "tiny_package", "saes/layer_1")
+    source = _packaged("x/y", "away", 1)
     away = ModelSource("owner/away", "c" * 40)
     use_families(ModelFamily("far", ("bert",), aliases={"away": away}, saes=(source,)))
     if error is None:
@@ -343,8 +385,10 @@ def test_the_sae_of_a_layer_from_the_end_asks_the_hub_for_no_weights(
 def _with_saes(family, *saes):
     import dataclasses
 
-    sources = [
-        SAESource(name, "tiny", layer, "tiny_package", f"saes/layer_{layer}", is_default=is_default)
-        for name, layer, is_default in saes
-    ]
+    sources = [_packaged(name, "tiny", layer, is_default=is_default) for name, layer, is_default in saes]
     return dataclasses.replace(family, saes=tuple(sources))
+
+
+def _packaged(name, model, layer, **options):
+    files = {"package": "tiny_package", "package_path": f"saes/layer_{layer}"}
+    return SAESource(name, model, layer, **files, **options)

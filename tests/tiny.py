@@ -6,6 +6,7 @@ import json
 import string
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -112,17 +113,60 @@ def random_sae(
 ) -> SparseAutoencoder:
     """Return a random SAE."""
     torch.manual_seed(seed)
+    tensors = {
+        "W_enc": torch.randn(d_in, n_latents) / d_in**0.5,
+        "b_enc": torch.randn(n_latents) * 0.1,
+        "b_dec": torch.randn(d_in) * 0.1,
+        "W_dec": torch.randn(n_latents, d_in) / n_latents**0.5,
+    }
+    if architecture == "jumprelu":
+        tensors["threshold"] = torch.rand(n_latents)
+    if architecture == "gated":
+        tensors["b_gate"] = tensors.pop("b_enc")
+        tensors |= {name: torch.randn(n_latents) * 0.1 for name in ("b_mag", "r_mag")}
     return SparseAutoencoder(
         architecture,
-        W_enc=torch.randn(d_in, n_latents) / d_in**0.5,
-        b_enc=torch.randn(n_latents) * 0.1,
-        b_dec=torch.randn(d_in) * 0.1,
-        W_dec=torch.randn(n_latents, d_in) / n_latents**0.5,
-        threshold=torch.rand(n_latents) if architecture == "jumprelu" else None,
-        k=k if architecture == "topk" else None,
+        **tensors,
+        k={"topk": k, "groupmax": n_latents // 8}.get(architecture),
         hook_point=point,
         metadata=metadata or {},
     )
+
+
+def varied_sae(
+    architecture: str = "relu",
+    *,
+    d_in: int = 6,
+    n_latents: int = 12,
+    d_out: int | None = None,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    latent_scale: bool = False,
+    selection_scale: bool = False,
+    skip: bool = False,
+    **fields: Any,
+) -> SparseAutoencoder:
+    """Return a random SAE of any architecture, with the tensors that are asked for; ``fields`` win."""
+    generator = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(generator.standard_normal(shape)).to(dtype)
+
+    out = d_in if d_out is None else d_out
+    tensors = {"W_enc": draw(d_in, n_latents), "W_dec": draw(n_latents, out), "b_dec": draw(out)}
+    vectors = ("b_gate", "b_mag", "r_mag") if architecture == "gated" else ("b_enc",)
+    tensors |= {name: draw(n_latents) for name in vectors}
+    if architecture == "jumprelu":
+        tensors["threshold"] = draw(n_latents).abs()
+    if latent_scale:
+        tensors["latent_scale"] = draw(n_latents).abs() + 0.5
+    if selection_scale:
+        tensors["selection_scale"] = draw(n_latents).abs() + 0.5
+    if skip:
+        tensors["W_skip"] = draw(d_in, out)
+    k = {"topk": 3, "groupmax": 3}.get(architecture)
+    given: dict[str, Any] = {"k": k, "subtract_b_dec": out == d_in, **tensors, **fields}
+    return SparseAutoencoder(architecture, **given)
 
 
 def edit_json(path: Path, **changes: Any) -> None:

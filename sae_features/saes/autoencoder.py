@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
-from sae_features.errors import InvalidParameterError, SAEFormatError, expected_one_of
+from sae_features.errors import (
+    DigestMismatchError,
+    InvalidParameterError,
+    SAEFormatError,
+    expected_one_of,
+)
+from sae_features.parameters import check_dtype
 from sae_features.saes.conventions import (
     ARCHITECTURES,
+    OPTIONAL_TENSORS,
+    WITH_K,
     check_conventions,
+    check_input_norm,
     digest_of,
     expected_shapes,
 )
+from sae_features.saes.labels import neuronpedia_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
     from sae_features.hook_point import HookPoint
-    from sae_features.saes.conventions import Architecture
+    from sae_features.saes.conventions import Architecture, InputNorm
+    from sae_features.saes.formats.header import SAEHeader
 
+LAYER_NORM_EPS = 1e-5
+TENSORS = (
+    "W_enc", "b_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec", "threshold", "latent_scale",
+    "selection_scale", "W_skip",
+)  # fmt: skip
+"""Names of all tensors that an SAE of some architecture has."""
 CHUNK_BYTES = 64 * 2**20
 """Memory for pre-activations of all latents at a time."""
+CHUNK_ROWS = 64
+"""Least number of rows at a time, however wide the SAE: fewer make the multiplication slow."""
 
 
 class SparseLatents(NamedTuple):
@@ -40,43 +59,72 @@ class SparseLatents(NamedTuple):
     """Shape (n,), int64: how many fire in each row."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+class SAEOutput(NamedTuple):
+    """What :meth:`SparseAutoencoder.forward` gives."""
+
+    latents: torch.Tensor
+    """Shape (n, n_latents)."""
+    reconstruction: torch.Tensor
+    """Shape (n, d_out), in the units of the input."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class SparseAutoencoder:
     """A sparse autoencoder: ``x ≈ decode(encode(x))`` with few latents that are not 0.
 
-    ``encode(x) = activation((x - subtract_b_dec * b_dec) @ W_enc + b_enc)`` and
-    ``decode(f) = f @ W_dec + b_dec``.
+    ``encode(x) = activation((norm(x) - subtract_b_dec * b_dec) @ W_enc + b_enc)`` and
+    ``decode(f) = (f * latent_scale) @ W_dec + b_dec``.  A transcoder is one that gives the activations
+    of another place than it takes; it may add ``x @ W_skip``.
 
     Parameters
     ----------
-    architecture : {"relu", "topk", "jumprelu"}
-        The activation: ``relu`` [1]_; ``topk`` keeps the ``k`` largest pre-activations of a row, and
-        of these the positive ones (unless ``topk_relu`` is False) [2]_; ``jumprelu`` keeps
-        pre-activations above ``threshold`` [3]_.
+    architecture : {"relu", "gated", "topk", "groupmax", "jumprelu"}
+        The activation of pre-activations ``p``: ``relu`` [1]_; ``gated`` is
+        ``1[p + b_gate > 0] * relu(p * exp(r_mag) + b_mag)``, with ``p`` without a bias [2]_; ``topk``
+        keeps the ``k`` largest of a row, and of these the positive ones (unless ``topk_relu`` is
+        False) [3]_; ``groupmax`` keeps the largest of each of ``k`` equal groups of neighbours, if it
+        is positive [4]_; ``jumprelu`` keeps those above ``threshold`` that are positive [5]_, which
+        also is BatchTopK and Matryoshka BatchTopK once trained [6]_.
     W_enc : tensor of shape (d_in, n_latents)
-    b_enc : tensor of shape (n_latents,)
-    b_dec : tensor of shape (d_in,)
-    W_dec : tensor of shape (n_latents, d_in), optional
+    b_dec : tensor of shape (d_out,)
+    b_enc : tensor of shape (n_latents,), optional
+        All but ``gated`` have it.
+    W_dec : tensor of shape (n_latents, d_out), optional
         Without it only :meth:`encode` works.
+    b_gate, b_mag, r_mag : tensor of shape (n_latents,), optional
+        For ``gated``.
     threshold : tensor of shape (n_latents,), optional
-        For ``jumprelu``, not negative.
+        For ``jumprelu``.
+    latent_scale : tensor of shape (n_latents,), optional
+        Multiplies latents on their way into the decoder.
+    selection_scale : tensor of shape (n_latents,), optional
+        For ``topk``: multiplies pre-activations where they are compared, not those that are kept.
+    W_skip : tensor of shape (d_in, d_out), optional
+        Skip connection of a transcoder, from the raw input.
     k : int, optional
-        For ``topk``.
+        For ``topk`` and ``groupmax``.
     topk_relu : bool, default=True
         Whether ``topk`` drops negative values among the ``k`` largest.
     subtract_b_dec : bool, default=True
-        Whether ``b_dec`` is taken off the input first.
-    hook_point : HookPoint, optional
-        Where in the model the inputs were read.
+        Whether ``b_dec`` is taken off the normalised input; needs ``d_out == d_in``.
+    input_norm : {"none", "scale", "layer_norm", "rms_norm"}, default="none"
+        What is done to each input first: multiplied by ``norm_scale``; its mean subtracted and
+        divided by its standard deviation (of ``d_in - 1``) plus 1e-5; or scaled to the norm √d_in.
+    norm_scale : float, optional
+        For ``input_norm="scale"``.
+    denormalize : bool, default=True
+        Whether the output is brought back to the units of the input.
+    hook_point, hook_point_out : HookPoint, optional
+        Where in the model the inputs were read and, for a transcoder, the outputs.
     metadata : mapping, optional
         Plain JSON values: ``model`` (``id``, ``revision``, ``digest``), ``max_length``,
-        ``prepend_bos`` and what else is known.  No influence on the numbers.
+        ``prepend_bos``, ``neuronpedia_id`` and what else is known.  No influence on the numbers.
     labels : mapping of int to str, optional
         Names of latents.
 
     Attributes
     ----------
-    d_in, n_latents : int
+    d_in, d_out, n_latents : int
         Sizes.
     digest : str
         SHA-256 of weights and conventions.  A loaded SAE has that of its files, whatever type it
@@ -90,8 +138,12 @@ class SparseAutoencoder:
     References
     ----------
     .. [1] Bricken et al., "Towards monosemanticity", 2023.
-    .. [2] Gao et al., "Scaling and evaluating sparse autoencoders", arXiv 2406.04093, eq. 3.
-    .. [3] Rajamanoharan et al., "Jumping ahead", arXiv 2407.14435, eq. 4.
+    .. [2] Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders",
+       arXiv 2404.16014, eq. 5 to 7.
+    .. [3] Gao et al., "Scaling and evaluating sparse autoencoders", arXiv 2406.04093, eq. 3.
+    .. [4] Belrose et al., sparsify, https://github.com/EleutherAI/sparsify.
+    .. [5] Rajamanoharan et al., "Jumping ahead", arXiv 2407.14435, eq. 4.
+    .. [6] Bussmann et al., "BatchTopK sparse autoencoders", arXiv 2412.06410, eq. 6.
 
     Examples
     --------
@@ -104,16 +156,26 @@ class SparseAutoencoder:
     tensor([[0., 3., 0.]])
     """
 
-    architecture: Architecture
+    architecture: Architecture = field(kw_only=False)
     W_enc: torch.Tensor
-    b_enc: torch.Tensor
     b_dec: torch.Tensor
+    b_enc: torch.Tensor | None = None
     W_dec: torch.Tensor | None = None
+    b_gate: torch.Tensor | None = None
+    b_mag: torch.Tensor | None = None
+    r_mag: torch.Tensor | None = None
     threshold: torch.Tensor | None = None
+    latent_scale: torch.Tensor | None = None
+    selection_scale: torch.Tensor | None = None
+    W_skip: torch.Tensor | None = None
     k: int | None = None
     topk_relu: bool = True
     subtract_b_dec: bool = True
+    input_norm: InputNorm = "none"
+    norm_scale: float | None = None
+    denormalize: bool = True
     hook_point: HookPoint | None = None
+    hook_point_out: HookPoint | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     labels: Mapping[int, str] = field(default_factory=dict)
 
@@ -124,21 +186,44 @@ class SparseAutoencoder:
             raise SAEFormatError(f"Got W_enc of shape {tuple(self.W_enc.shape)}; expected (d, F).")
         if not self.W_enc.is_floating_point():
             raise SAEFormatError(f"Got W_enc of type {self.W_enc.dtype}; expected floats.")
+        if self.b_dec.ndim != 1 or self.b_dec.numel() == 0:
+            raise SAEFormatError(f"Got b_dec of shape {tuple(self.b_dec.shape)}; expected (d,).")
         check_conventions(self.architecture, self.k, self.n_latents)
-        if (self.threshold is not None) != (self.architecture == "jumprelu"):
-            message = "Expected a threshold with architecture='jumprelu', and only there."
+        check_input_norm(self.input_norm, self.norm_scale, self.d_in)
+        if self.subtract_b_dec and self.d_out != self.d_in:
+            message = (
+                f"Got b_dec of shape {(self.d_out,)} and d_in={self.d_in}; expected {(self.d_in,)}, or "
+                "subtract_b_dec=False for a transcoder."
+            )
             raise SAEFormatError(message)
-        for name, shape in expected_shapes(self.d_in, self.n_latents).items():
-            tensor = getattr(self, name)
-            if tensor is not None and tuple(tensor.shape) != shape:
+        self._check_tensors()
+        wrong = [latent for latent in self.labels if not self._is_latent(latent)]
+        if wrong:
+            message = f"Got a label of latent {wrong[0]!r}; expected 0 to {self.n_latents - 1}."
+            raise SAEFormatError(message)
+
+    def _check_tensors(self) -> None:
+        shapes = self._shapes()
+        for name in TENSORS:
+            tensor, shape = getattr(self, name), shapes.get(name)
+            if tensor is None:
+                if shape is not None and name not in OPTIONAL_TENSORS:
+                    message = f"Got no {name}; expected one with architecture={self.architecture!r}."
+                    raise SAEFormatError(message)
+                continue
+            if shape is None:
+                message = f"Got {name} with architecture={self.architecture!r}; expected none."
+                raise SAEFormatError(message)
+            if tuple(tensor.shape) != shape:
                 message = f"Got {name} of shape {tuple(tensor.shape)}; expected {shape}."
                 raise SAEFormatError(message)
-            if tensor is not None and tensor.dtype != self.dtype:
+            if tensor.dtype != self.dtype:
                 message = f"Got {name} of type {tensor.dtype}; expected {self.dtype}, as W_enc has."
                 raise SAEFormatError(message)
 
     def __repr__(self) -> str:
         parts = [repr(self.architecture), f"d_in={self.d_in}", f"n_latents={self.n_latents}"]
+        parts += [f"d_out={self.d_out}"] if self.d_out != self.d_in else []
         parts += [f"k={self.k}"] if self.k is not None else []
         parts += [f"hook_point=({self.hook_point})"] if self.hook_point is not None else []
         return f"{type(self).__name__}({', '.join(parts)})"
@@ -147,6 +232,11 @@ class SparseAutoencoder:
     def d_in(self) -> int:
         """Size of the activations that go in."""
         return int(self.W_enc.shape[0])
+
+    @property
+    def d_out(self) -> int:
+        """Size of the activations that come out; that of the input unless it is a transcoder."""
+        return int(self.b_dec.shape[0])
 
     @property
     def n_latents(self) -> int:
@@ -166,6 +256,9 @@ class SparseAutoencoder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of weights and conventions; a loaded SAE has that of its files, in any type."""
+        files: _Files | None = vars(self).get("_files")  # lost in a changed copy, as it must be
+        if files is not None:
+            return files.digest()
         weights = hashlib.sha256()
         for name, tensor in self.tensors():
             weights.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
@@ -178,13 +271,19 @@ class SparseAutoencoder:
             "architecture": self.architecture,
             "subtract_b_dec": self.subtract_b_dec,
         }
+        if self.k is not None:
+            conventions["k"] = self.k
         if self.architecture == "topk":
-            conventions |= {"k": self.k, "topk_relu": self.topk_relu}
+            conventions["topk_relu"] = self.topk_relu
+        if self.input_norm != "none":
+            conventions |= {"input_norm": self.input_norm, "denormalize": self.denormalize}
+        if self.norm_scale is not None:
+            conventions["norm_scale"] = self.norm_scale
         return conventions
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield name and tensor of all weights that are there."""
-        for name in expected_shapes(self.d_in, self.n_latents):
+        for name in self._shapes():
             tensor = getattr(self, name)
             if tensor is not None:
                 yield name, tensor
@@ -202,12 +301,7 @@ class SparseAutoencoder:
         tensor of shape (n, n_latents)
             Dense; see :meth:`encode_sparse`.
         """
-        pre = self._pre_activations(x)
-        if self.architecture == "topk":
-            values, indices = self._top_k(pre)
-            return torch.zeros_like(pre).scatter(-1, indices, values)
-        latents = pre.relu()
-        return latents if self.threshold is None else torch.where(pre > self.threshold, latents, 0)
+        return self._activate(self._pre_activations(self._normalize(self._rows(x))[0]))
 
     def encode_sparse(self, x: torch.Tensor) -> SparseLatents:
         """Return only the latents that fire; equal to :meth:`encode`.
@@ -222,47 +316,130 @@ class SparseAutoencoder:
         SparseLatents
             ``values``, ``indices`` and ``counts`` per row.
         """
-        rows = max(1, CHUNK_BYTES // (self.n_latents * self.W_enc.element_size()))
+        rows = max(CHUNK_ROWS, CHUNK_BYTES // (self.n_latents * self.W_enc.element_size()))
         parts = [self._encode_chunk(chunk) for chunk in torch.split(torch.as_tensor(x), rows)]
         return SparseLatents(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
 
-    def decode(self, f: torch.Tensor) -> torch.Tensor:
+    def decode(self, f: torch.Tensor | SparseLatents) -> torch.Tensor:
         """Return the activations that latents stand for.
 
+        With ``input_norm="layer_norm"`` or ``"rms_norm"`` they are in normalised units, since the
+        input's own mean and norm are not known here; and a skip connection is left out.
+        :meth:`reconstruct` has both.
+
         Parameters
         ----------
-        f : tensor of shape (n, n_latents)
+        f : tensor or ndarray of shape (n, n_latents), or SparseLatents
+            As :meth:`encode` or :meth:`encode_sparse` gives them.
 
         Returns
         -------
-        tensor of shape (n, d_in)
+        tensor of shape (n, d_out)
         """
-        if self.W_dec is None:
-            message = "This SAE has no decoder: loaded with decoder=False, or its files have none."
-            raise InvalidParameterError(message)
-        _check_columns("f", f, self.n_latents)
-        return f.to(self.W_dec) @ self.W_dec + self.b_dec
+        decoded = self._decode(f)
+        return decoded / self.norm_scale if self.norm_scale and self.denormalize else decoded
+
+    def forward(self, x: torch.Tensor) -> SAEOutput:
+        """Return latents and reconstruction of each row.
+
+        Parameters
+        ----------
+        x : tensor or ndarray of shape (n, d_in)
+
+        Returns
+        -------
+        SAEOutput
+            ``latents`` as of :meth:`encode`, ``reconstruction`` as of :meth:`reconstruct`.
+        """
+        rows = self._rows(x)
+        normalized, restore = self._normalize(rows)
+        latents = self._activate(self._pre_activations(normalized))
+        decoded = self._decode(latents)
+        if self.W_skip is not None:
+            decoded = torch.addmm(decoded, rows, self.W_skip)
+        return SAEOutput(latents, restore(decoded) if self.denormalize else decoded)
 
     def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``decode(encode(x))``.
+        """Return what the latents of each row stand for, in the units of the input.
+
+        The normalisation of the input is undone and the skip connection added.
 
         Parameters
         ----------
-        x : tensor of shape (n, d_in)
+        x : tensor or ndarray of shape (n, d_in)
 
         Returns
         -------
-        tensor of shape (n, d_in)
+        tensor of shape (n, d_out)
         """
-        return self.decode(self.encode(x))
+        return self.forward(x).reconstruction
 
-    def save(self, folder: str | Path, *, dtype: str | None = None) -> Path:
-        """Write ``sae.safetensors`` and ``sae.json``; :func:`load_sae` gives them back bit for bit.
+    def __call__(self, x: torch.Tensor) -> SAEOutput:
+        """Return ``forward(x)``."""
+        return self.forward(x)
+
+    def to(
+        self, device: str | torch.device | None = None, dtype: str | None = None
+    ) -> SparseAutoencoder:
+        """Return the SAE on another device, or in another type, with the digest that it has.
+
+        Parameters
+        ----------
+        device : str or torch.device, optional
+            Where the weights go.
+        dtype : {"float32", "float16", "bfloat16", "float64"}, optional
+            Type that is computed in.
+
+        Raises
+        ------
+        SAEFormatError
+            If a weight is not finite in that type.
+        """
+        from sae_features.saes.formats.conversion import check_finite
+
+        check_dtype(dtype)
+        wanted = self.dtype if dtype is None else getattr(torch, dtype)
+        tensors: dict[str, Any] = {name: t.to(device=device, dtype=wanted) for name, t in self.tensors()}
+        for name, tensor in tensors.items():
+            check_finite(name, tensor, "The SAE")
+        moved = replace(self, **tensors)
+        vars(moved)["digest"] = self.digest
+        return moved
+
+    def latent_url(self, latent: int) -> str | None:
+        """Return the page of a latent on Neuronpedia, or None where the metadata name none.
+
+        Parameters
+        ----------
+        latent : int
+            Its index, from 0.
+
+        Raises
+        ------
+        InvalidParameterError
+            If there is no such latent.
+        """
+        if not self._is_latent(latent):
+            message = f"Got latent={latent!r}; expected 0 to {self.n_latents - 1}."
+            raise InvalidParameterError(message)
+        return neuronpedia_url(self.metadata, int(latent))
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        format: str = "sae-features",  # noqa: A002
+        dtype: str | None = None,
+    ) -> Path:
+        """Write the SAE to a folder; :func:`load_sae` gives it back.
 
         Parameters
         ----------
         folder : str or Path
             Created if needed; files of an SAE that stands there are replaced.
+        format : {"sae-features", "saelens", "sparsify"} or another that can write
+            Our own gives everything back bit for bit.  In the others constant scales are folded into
+            the weights, and what they cannot express is an error.
         dtype : {"float32", "float16", "bfloat16", "float64"}, optional
             Type on disk; that of the weights when not given.
 
@@ -270,28 +447,90 @@ class SparseAutoencoder:
         -------
         Path
             The folder.
+
+        Raises
+        ------
+        SAEFormatError
+            If the format cannot express this SAE, or a weight is not finite in that type.
         """
-        from sae_features.saes.formats.native import save_folder
+        from sae_features.saes.formats import writer_of
 
-        return save_folder(self, folder, dtype=dtype)
+        check_dtype(dtype)
+        return writer_of(format)(self, Path(folder), dtype)
 
-    def _pre_activations(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.as_tensor(x)
-        _check_columns("x", x, self.d_in)
-        x = x.to(self.W_enc)
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: elsewhere the files may not be."""
+        state = dict(vars(self))
+        if state.pop("_files", None) is not None:
+            state["digest"] = self.digest
+        return state
+
+    def _is_latent(self, latent: Any) -> bool:
+        is_number = isinstance(latent, Integral) and not isinstance(latent, bool)
+        return is_number and 0 <= latent < self.n_latents
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return expected_shapes(self.architecture, self.d_in, self.n_latents, self.d_out)
+
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        return _real_rows("x", x, self.d_in).to(self.W_enc)
+
+    def _normalize(self, x: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+        """Return normalised inputs and what undoes it."""
+        if self.norm_scale is not None:
+            scale = self.norm_scale
+            return x * scale, lambda decoded: decoded / scale
+        if self.input_norm == "layer_norm":
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half would overflow
+            mean = wide.mean(dim=-1, keepdim=True)
+            centred = wide - mean
+            deviation = centred.std(dim=-1, keepdim=True)
+            normalized = (centred / (deviation + LAYER_NORM_EPS)).to(x.dtype)
+            return normalized, lambda decoded: (decoded * deviation + mean).to(x.dtype)
+        if self.input_norm == "rms_norm":
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            factors = self.d_in**0.5 / norms.clamp_min(torch.finfo(wide.dtype).tiny)
+            factors = factors.where(norms > 0, 1.0)  # an input of zeros stays one
+            return (wide * factors).to(x.dtype), lambda decoded: (decoded / factors).to(x.dtype)
+        return x, lambda decoded: decoded
+
+    def _pre_activations(self, normalized: torch.Tensor) -> torch.Tensor:
+        """Return pre-activations; those of a gated SAE are without a bias."""
         if self.subtract_b_dec:
-            x = x - self.b_dec
-        return torch.addmm(self.b_enc, x, self.W_enc)
+            normalized = normalized - self.b_dec
+        if self.b_enc is None:
+            return normalized @ self.W_enc
+        return torch.addmm(self.b_enc, normalized, self.W_enc)
 
-    def _top_k(self, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _activate(self, pre: torch.Tensor) -> torch.Tensor:
+        if self.architecture in WITH_K:
+            values, indices = self._select(pre)
+            return torch.zeros_like(pre).scatter(-1, indices, values)
+        if self.b_gate is not None and self.r_mag is not None and self.b_mag is not None:
+            magnitudes = torch.addcmul(self.b_mag, pre, self.r_mag.exp()).relu()
+            return torch.where(pre + self.b_gate > 0, magnitudes, 0)
+        latents = pre.relu()
+        return latents if self.threshold is None else torch.where(pre > self.threshold, latents, 0)
+
+    def _select(self, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return values and indices, each of shape (n, k), of the latents that may fire."""
         if self.k is None:  # excluded by __post_init__; tells the type checker
-            raise SAEFormatError("A topk SAE needs k.")
-        values, indices = pre.topk(self.k, dim=-1, sorted=False)
+            raise SAEFormatError("This architecture needs k.")
+        if self.architecture == "groupmax":
+            values, within = pre.unflatten(-1, (self.k, -1)).max(dim=-1)
+            size = self.n_latents // self.k
+            return values.relu(), within + torch.arange(0, self.n_latents, size, device=pre.device)
+        if self.selection_scale is None:
+            values, indices = pre.topk(self.k, dim=-1, sorted=False)
+        else:
+            indices = (pre * self.selection_scale).topk(self.k, dim=-1, sorted=False).indices
+            values = pre.gather(-1, indices)
         return (values.relu() if self.topk_relu else values), indices
 
     def _encode_chunk(self, x: torch.Tensor) -> SparseLatents:
-        if self.architecture == "topk":
-            values, indices = self._top_k(self._pre_activations(x))
+        if self.architecture in WITH_K:
+            values, indices = self._select(self._pre_activations(self._normalize(self._rows(x))[0]))
             indices, order = indices.sort(dim=-1)
             values = values.gather(-1, order)
             fires = values != 0
@@ -302,42 +541,71 @@ class SparseAutoencoder:
             latents[rows, indices], indices, torch.bincount(rows, minlength=len(latents))
         )
 
+    def _decode(self, f: torch.Tensor | SparseLatents) -> torch.Tensor:
+        if self.W_dec is None:
+            message = "This SAE has no decoder: loaded with decoder=False, or its files have none."
+            raise InvalidParameterError(message)
+        if isinstance(f, SparseLatents):
+            return self._decode_sparse(f, self.W_dec)
+        f = _real_rows("f", f, self.n_latents).to(self.W_dec)
+        if self.latent_scale is not None:
+            f = f * self.latent_scale
+        return torch.addmm(self.b_dec, f, self.W_dec)
 
-def random_autoencoder(
-    d_in: int, n_latents: int, k: int, *, seed: int = 0, device: str = "cpu"
-) -> SparseAutoencoder:
-    """Return a TopK SAE with random unit encoder directions and no biases: a control.
+    def _decode_sparse(self, f: SparseLatents, W_dec: torch.Tensor) -> torch.Tensor:
+        values = f.values.to(W_dec)
+        if self.latent_scale is not None:
+            values = values * self.latent_scale[f.indices]
+        starts = f.counts.cumsum(0) - f.counts
+        summed = torch.nn.functional.embedding_bag(
+            f.indices, W_dec, starts, per_sample_weights=values, mode="sum"
+        )
+        return summed + self.b_dec
 
-    Parameters
-    ----------
-    d_in, n_latents, k : int
-        Sizes and number of latents that fire.
-    seed : int, default=0
-        Seed of numpy's PCG64, so that the weights are the same everywhere.
-    device : str, default="cpu"
-        Where the weights go.
 
-    Returns
-    -------
-    SparseAutoencoder
-        Without a decoder.
-    """
-    generator = np.random.default_rng(seed)
-    directions = generator.standard_normal((n_latents, d_in), dtype=np.float32)
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    sae = SparseAutoencoder(
-        "topk",
-        W_enc=torch.from_numpy(np.ascontiguousarray(directions.T)).to(device),
-        b_enc=torch.zeros(n_latents, device=device),
-        b_dec=torch.zeros(d_in, device=device),
-        k=k,
-        subtract_b_dec=False,
-    )
-    vars(sae)["digest"] = f"random:{n_latents}:{k}:{seed}:{d_in}"  # fills the cached property
+def remember_files(sae: SparseAutoencoder, header: SAEHeader) -> SparseAutoencoder:
+    """Return the SAE with the digest of the files that it was read from, computed when asked for."""
+    vars(sae)["_files"] = _Files(header, _state_of(header.weights))
     return sae
 
 
-def _check_columns(name: str, rows: torch.Tensor, n_columns: int) -> None:
+class _Files(NamedTuple):
+    """The files that an SAE was read from, and their state then."""
+
+    header: SAEHeader
+    state: tuple[int, int, int] | None
+
+    def digest(self) -> str:
+        """Return the digest of the files; raise where they are no longer those that were read."""
+        if not self.header.is_digest_known and _state_of(self.header.weights) != self.state:
+            message = (
+                f"{self.header.weights} has changed, or is gone, since this SAE was read from it: its "
+                "digest can no longer be told. Load it again."
+            )
+            raise DigestMismatchError(message)
+        return self.header.digest
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_size, state.st_mtime_ns, state.st_ino
+
+
+def _real_rows(name: str, given: Any, n_columns: int) -> torch.Tensor:
+    """Return rows as a tensor of real numbers with so many columns."""
+    try:
+        rows = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = (
+            f"Got {name} of type {type(given).__name__}; expected (n, {n_columns}) numbers: {error}"
+        )
+        raise InvalidParameterError(message) from error
+    if rows.is_complex():
+        raise InvalidParameterError(f"Got {name} of type {rows.dtype}; expected real numbers.")
     if rows.ndim != 2 or rows.shape[1] != n_columns:
         message = f"Got {name} of shape {tuple(rows.shape)}; expected (n, {n_columns})."
         raise InvalidParameterError(message)
+    return rows

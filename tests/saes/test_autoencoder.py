@@ -11,54 +11,99 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import varied_sae
 
 from sae_features.errors import InvalidParameterError, SAEFormatError
 from sae_features.hook_point import HookPoint
 from sae_features.saes import autoencoder
-from sae_features.saes.autoencoder import SparseAutoencoder, random_autoencoder
+from sae_features.saes.autoencoder import SparseAutoencoder
+from sae_features.saes.random_control import random_autoencoder
 
 quick = settings(deadline=None, max_examples=40)
 D_IN, N_LATENTS = 5, 9
 VARIANTS = {
     "relu": {},
+    "gated": {},
     "topk": {"k": 3},
     "topk without relu": {"k": 8, "topk_relu": False},
+    "topk by scaled values": {"k": 3, "selection_scale": True},
+    "groupmax": {"k": 3},
     "jumprelu": {},
+}
+NORMS = {
+    "none": {},
+    "scale": {"norm_scale": 0.37},
+    "layer_norm": {},
+    "rms_norm": {},
 }
 
 
 def make_sae(variant="topk", *, dtype=torch.float64, seed=0, d_in=D_IN, n_latents=N_LATENTS, **fields):
     """An SAE with random weights, half of its latents with a bias that silences them at times."""
-    generator = np.random.default_rng(seed)
+    options = {**VARIANTS[variant], **fields}
+    return varied_sae(
+        variant.partition(" ")[0], d_in=d_in, n_latents=n_latents, dtype=dtype, seed=seed, **options
+    )
 
-    def draw(*shape):
-        return torch.from_numpy(generator.standard_normal(shape)).to(dtype)
 
-    architecture = variant.partition(" ")[0]
-    weights = {
-        "W_enc": draw(d_in, n_latents),
-        "b_enc": draw(n_latents),
-        "W_dec": draw(n_latents, d_in),
-        "b_dec": draw(d_in),
-    }
-    if architecture == "jumprelu":
-        weights["threshold"] = draw(n_latents).abs()
-    return SparseAutoencoder(architecture, **{**weights, **VARIANTS[variant], **fields})
+def norm_of(input_norm):
+    return {"input_norm": input_norm, **NORMS[input_norm]}
+
+
+def arrays_of(sae):
+    return {name: tensor.double().numpy() for name, tensor in sae.tensors()}
+
+
+def activated(sae, own, arrays):
+    """One row of latents from its pre-activations: the formulas of the papers, one latent at a time."""
+    latents = np.zeros(sae.n_latents)
+    if sae.architecture == "relu":
+        fires = range(sae.n_latents)
+    elif sae.architecture == "jumprelu":
+        fires = [i for i in range(sae.n_latents) if own[i] > arrays["threshold"][i]]
+    elif sae.architecture == "gated":
+        fires = [i for i in range(sae.n_latents) if own[i] + arrays["b_gate"][i] > 0]
+        own = own * np.exp(arrays["r_mag"]) + arrays["b_mag"]
+    elif sae.architecture == "groupmax":
+        size = sae.n_latents // sae.k
+        fires = [start + int(np.argmax(own[start : start + size])) for start in range(0, len(own), size)]
+    else:
+        fires = np.argsort(-own * arrays.get("selection_scale", 1.0))[: sae.k]
+    for i in fires:
+        latents[i] = own[i] if sae.architecture == "topk" and not sae.topk_relu else max(own[i], 0.0)
+    return latents
+
+
+def transcribed(sae, x):
+    """``encode``, ``decode`` of that and ``reconstruct``, written out in numpy float64, row by row."""
+    arrays = arrays_of(sae)
+    latents, decoded, reconstructed = [], [], []
+    for row in x:
+        scale, shift = 1.0, 0.0  # what the normalisation takes off
+        if sae.input_norm == "scale":
+            scale = 1 / sae.norm_scale
+        elif sae.input_norm == "layer_norm":
+            shift = row.mean()
+            scale = np.sqrt(((row - shift) ** 2).sum() / (len(row) - 1))
+        elif sae.input_norm == "rms_norm":
+            scale = np.sqrt((row**2).mean()) or 1.0
+        normalised = (row - shift) / (scale + (1e-5 if sae.input_norm == "layer_norm" else 0))
+        offset = arrays["b_dec"] if sae.subtract_b_dec else 0.0
+        own = (normalised - offset) @ arrays["W_enc"] + arrays.get("b_enc", 0.0)
+        latents.append(activated(sae, own, arrays))
+        if sae.W_dec is None:
+            continue
+        plain = (latents[-1] * arrays.get("latent_scale", 1.0)) @ arrays["W_dec"] + arrays["b_dec"]
+        undone = sae.denormalize
+        decoded.append(plain * scale if undone and sae.input_norm == "scale" else plain)
+        skipped = row @ arrays["W_skip"] if "W_skip" in arrays else 0.0
+        reconstructed.append((plain + skipped) * scale + shift if undone else plain + skipped)
+    return np.array(latents), np.array(decoded), np.array(reconstructed)
 
 
 def formula(sae, x):
-    """``encode`` written out in numpy float64."""
-    W_enc, b_enc, b_dec = (t.double().numpy() for t in (sae.W_enc, sae.b_enc, sae.b_dec))
-    pre = (x - (b_dec if sae.subtract_b_dec else 0)) @ W_enc + b_enc
-    if sae.architecture == "relu":
-        return np.maximum(pre, 0)
-    if sae.architecture == "jumprelu":
-        return pre * (pre > sae.threshold.double().numpy())
-    latents = np.zeros_like(pre)
-    for row, own in zip(latents, pre, strict=True):
-        for i in np.argsort(-own)[: sae.k]:
-            row[i] = max(own[i], 0) if sae.topk_relu else own[i]
-    return latents
+    """``encode`` written out."""
+    return transcribed(sae, x)[0]
 
 
 def rows(n, *, seed=1, d_in=D_IN):
@@ -80,27 +125,157 @@ def dense(sparse, n_latents):
     return latents
 
 
+def close(got, expected):
+    np.testing.assert_allclose(got.numpy(), expected, rtol=1e-11, atol=1e-11)
+
+
+SHAPES = [
+    {},
+    {"subtract_b_dec": False},
+    {"skip": True},
+    {"d_out": 4},
+    {"d_out": 7, "skip": True},
+    {"subtract_b_dec": False, "skip": True},
+]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("subtract_b_dec", [True, False])
-def test_encode_is_the_formula(variant, subtract_b_dec):
-    sae = make_sae(variant, subtract_b_dec=subtract_b_dec)
+@pytest.mark.parametrize("input_norm", NORMS)
+@pytest.mark.parametrize("denormalize", [True, False])
+@pytest.mark.parametrize("latent_scale", [False, True])
+def test_it_computes_what_the_formulas_say(variant, input_norm, denormalize, latent_scale):
     x = rows(20)
-    latents = sae.encode(torch.from_numpy(x))
-    expected = formula(sae, x)
-    assert latents.dtype == torch.float64
-    assert latents.shape == (20, N_LATENTS)
-    np.testing.assert_allclose(latents.numpy(), expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(latents.numpy() != 0, expected != 0)
-    assert 0.05 < (expected != 0).mean() < 0.95  # some fire and some do not
+    given = torch.from_numpy(x)
+    for shape in SHAPES:
+        options = {"latent_scale": latent_scale, "denormalize": denormalize, **shape}
+        sae = make_sae(variant, **options, **norm_of(input_norm))
+        latents, decoded, reconstructed = transcribed(sae, x)
+        got = sae.encode(given)
+        assert (got.dtype, got.shape) == (torch.float64, (20, N_LATENTS))
+        close(got, latents)
+        np.testing.assert_array_equal(got.numpy() != 0, latents != 0)
+        assert 0.05 < (latents != 0).mean() < 0.95  # some fire and some do not
+        assert torch.equal(dense(sae.encode_sparse(given), N_LATENTS), got)
+        close(sae.decode(got), decoded)
+        close(sae.decode(sae.encode_sparse(given)), decoded)
+        close(sae.reconstruct(given), reconstructed)
+        output = sae.forward(given)
+        assert torch.equal(output.latents, got)
+        assert torch.equal(output.reconstruction, sae.reconstruct(given))
 
 
-def test_decode_is_the_formula_and_reconstruct_does_both():
-    sae = make_sae()
-    x = rows(7)
-    f = formula(sae, x)
-    expected = f @ sae.W_dec.numpy() + sae.b_dec.numpy()
-    np.testing.assert_allclose(sae.decode(torch.from_numpy(f)).numpy(), expected, atol=1e-12)
-    np.testing.assert_allclose(sae.reconstruct(torch.from_numpy(x)).numpy(), expected, atol=1e-12)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("input_norm", NORMS)
+def test_a_row_does_not_depend_on_the_others(variant, input_norm):
+    sae = make_sae(variant, d_in=24, n_latents=60, skip=True, **norm_of(input_norm))
+    x = torch.from_numpy(rows(40, d_in=24))
+    together = sae.forward(x)
+    alone = [sae.forward(x[i : i + 1]) for i in range(len(x))]
+    latents = torch.cat([output.latents for output in alone])
+    assert torch.equal(latents != 0, together.latents != 0)
+    torch.testing.assert_close(latents, together.latents, rtol=1e-12, atol=1e-12)
+    reconstruction = torch.cat([output.reconstruction for output in alone])
+    torch.testing.assert_close(reconstruction, together.reconstruction, rtol=1e-12, atol=1e-12)
+    reversed_rows = sae.encode(x.flip(0)).flip(0)
+    assert torch.equal(reversed_rows != 0, together.latents != 0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("input_norm", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_rows_that_cannot_be_normalised_make_no_nan(variant, input_norm, dtype):
+    sae = make_sae(variant, dtype=dtype, skip=True, **norm_of(input_norm))
+    x = torch.zeros(3, D_IN)
+    x[1] = 1.0  # all the same: no deviation
+    output = sae.forward(x)
+    assert output.latents.isfinite().all()
+    assert output.reconstruction.isfinite().all()
+    assert sae.decode(output.latents).isfinite().all()
+    assert torch.equal(output.latents[0], output.latents[2])
+    assert torch.equal(dense(sae.encode_sparse(x), N_LATENTS), output.latents)
+    if dtype == torch.float64:
+        close(output.latents, transcribed(sae, x.numpy())[0])
+        close(output.reconstruction, transcribed(sae, x.numpy())[2])
+
+
+@pytest.mark.parametrize("input_norm", ["layer_norm", "rms_norm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_small_rows_make_neither_nan_nor_infinity(input_norm, dtype):
+    sae = make_sae("relu", d_in=32, n_latents=64, dtype=dtype, **norm_of(input_norm))
+    size = torch.finfo(dtype).smallest_normal
+    sizes = torch.tensor([[size * 2.0**power] for power in range(-24, 12)], dtype=torch.float64)
+    output = sae.forward(sizes * torch.from_numpy(rows(1, d_in=32)))
+    assert output.latents.isfinite().all()
+    assert output.reconstruction.isfinite().all()
+
+
+@quick
+@given(size=st.sampled_from([1e-12, 1e-3, 1.0, 1e3, 1e12]), seed=st.integers(0, 99))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rms_norm_does_not_see_how_long_an_input_is(variant, size, seed):
+    sae = make_sae(variant, seed=seed, **norm_of("rms_norm"))
+    x = torch.from_numpy(rows(5, seed=seed))
+    torch.testing.assert_close(sae.encode(x * size), sae.encode(x), rtol=1e-9, atol=1e-9)
+    reconstruction = sae.reconstruct(x * size) / size
+    torch.testing.assert_close(reconstruction, sae.reconstruct(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sparse_latents_are_decoded_as_dense_ones(variant, dtype):
+    sae = make_sae(variant, dtype=dtype, latent_scale=True)
+    x = torch.from_numpy(rows(6))
+    x[2] = -100 * sae.W_enc.double().sum(dim=1)  # some rows in which little fires
+    sparse = sae.encode_sparse(x)
+    expected = sae.decode(sae.encode(x))
+    got = sae.decode(sparse)
+    assert (got.dtype, got.shape) == (dtype, expected.shape)
+    size = float(expected.abs().max())
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(got, expected, rtol=16 * eps, atol=16 * eps * size)
+    silent = autoencoder.SparseLatents(x.new_zeros(0), torch.zeros(0).long(), torch.zeros(2).long())
+    assert torch.equal(sae.decode(silent), sae.b_dec.expand(2, -1))
+    assert sae.decode(sae.encode_sparse(x[:0])).shape == (0, D_IN)
+
+
+def test_what_is_selected_is_not_what_is_kept():
+    zeros = torch.zeros(3)
+    sae = SparseAutoencoder(
+        "topk", W_enc=torch.eye(3), b_enc=zeros, b_dec=zeros, k=1,
+        selection_scale=torch.tensor([1.0, 1.0, 10.0]),
+    )  # fmt: skip
+    assert sae.encode(torch.tensor([[3.0, 2.0, 1.0]])).tolist() == [[0, 0, 1]]
+    assert sae.encode(torch.tensor([[3.0, 2.0, 0.1]])).tolist() == [[3, 0, 0]]
+    assert sae.encode_sparse(torch.tensor([[3.0, 2.0, 1.0]])).indices.tolist() == [2]
+
+
+def test_groups_are_neighbours():
+    zeros = torch.zeros(4)
+    sae = SparseAutoencoder("groupmax", W_enc=torch.eye(4), b_enc=zeros, b_dec=zeros, k=2)
+    x = torch.tensor([[5.0, 4.0, 1.0, 2.0], [-1.0, -2.0, 3.0, -1.0]])
+    assert sae.encode(x).tolist() == [[5, 0, 0, 2], [0, 0, 3, 0]]
+    assert sae.encode_sparse(x).counts.tolist() == [2, 1]
+
+
+def test_a_gate_opens_what_its_magnitude_then_measures():
+    eye, zeros = torch.eye(3), torch.zeros(3)
+    sae = SparseAutoencoder(
+        "gated", W_enc=eye, b_dec=zeros, b_gate=torch.tensor([-1.0, -1.0, 1.0]),
+        b_mag=torch.tensor([0.0, 0.5, -3.0]), r_mag=torch.tensor([0.0, 2.0, 0.0]).log1p(),
+    )  # fmt: skip
+    x = torch.tensor([[1.0, 2.0, 2.0], [1.5, 1.0, 4.0]])
+    assert sae.encode(x).tolist() == [[0, 6.5, 0], [1.5, 0, 1]]  # 0: shut, open, open but negative
+
+
+def test_the_skip_connection_is_of_the_raw_input():
+    zeros = torch.zeros(2)
+    sae = SparseAutoencoder(
+        "relu", W_enc=torch.zeros(2, 3), b_enc=torch.zeros(3), b_dec=zeros, W_dec=torch.zeros(3, 2),
+        W_skip=torch.tensor([[0.0, 1.0], [2.0, 0.0]]), input_norm="rms_norm", denormalize=False,
+    )  # fmt: skip
+    x = torch.tensor([[3.0, 5.0]])
+    assert sae.reconstruct(x).tolist() == [[10, 3]]
+    assert sae.decode(sae.encode(x)).tolist() == [[0, 0]]  # left out: it is not of the latents
 
 
 def test_jumprelu_is_silent_at_its_threshold():
@@ -136,14 +311,20 @@ def test_topk_keeps_negative_values_only_without_relu():
 )
 def test_encode_sparse_equals_encode(variant, shape, seed, chunk, data):
     n, d_in, n_latents = shape
-    fields = {"k": data.draw(st.integers(1, n_latents))} if "topk" in variant else {}
+    fields = {}
+    if "k" in VARIANTS[variant]:
+        known = [k for k in range(1, n_latents + 1) if variant != "groupmax" or n_latents % k == 0]
+        fields["k"] = data.draw(st.sampled_from(known))
     sae = make_sae(variant, seed=seed, d_in=d_in, n_latents=n_latents, **fields)
     # whole numbers: exact in every order of summation, with ties, and with zeros that do not fire
     whole = {name: tensor.mul(2).round() for name, tensor in sae.tensors()}
+    if variant == "gated":
+        whole["r_mag"] = torch.zeros_like(sae.r_mag)  # exp(0) is a whole number, too
     sae = replace(sae, **whole)
     x = torch.from_numpy(rows(n, seed=seed, d_in=d_in)).mul(2).round()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(autoencoder, "CHUNK_BYTES", chunk)
+        patch.setattr(autoencoder, "CHUNK_ROWS", 1)
         sparse = sae.encode_sparse(x)
     assert torch.equal(dense(sparse, n_latents), sae.encode(x))
 
@@ -153,7 +334,8 @@ def test_chunks_do_not_show(variant, monkeypatch):
     sae = make_sae(variant)
     x = torch.from_numpy(rows(50))
     whole = sae.encode_sparse(x)
-    monkeypatch.setattr(autoencoder, "CHUNK_BYTES", 7 * N_LATENTS * 8)  # 7 rows at a time
+    monkeypatch.setattr(autoencoder, "CHUNK_BYTES", 7 * N_LATENTS * 8)  # 7 rows at a time …
+    monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 1)  # … where that is not too few
     sizes = []
     encode_chunk = SparseAutoencoder._encode_chunk
 
@@ -241,6 +423,7 @@ def test_it_is_shown_on_one_line():
         "SparseAutoencoder('topk', d_in=5, n_latents=9, k=3, hook_point=(layer 3, resid_post))"
     )
     assert repr(make_sae("relu")) == "SparseAutoencoder('relu', d_in=5, n_latents=9)"
+    assert repr(make_sae("gated", d_out=4)) == "SparseAutoencoder('gated', d_in=5, n_latents=9, d_out=4)"
 
 
 @pytest.mark.parametrize(
@@ -248,13 +431,60 @@ def test_it_is_shown_on_one_line():
     [
         (
             {"architecture": "top"},
-            "Got architecture='top'; expected one of relu, topk, jumprelu. Did you mean 'topk'?",
+            "Got architecture='top'; expected one of relu, gated, topk, groupmax, jumprelu. "
+            "Did you mean 'topk'?",
         ),
         ({"W_enc": torch.zeros(5)}, "Got W_enc of shape (5,); expected (d, F)."),
         ({"W_enc": torch.zeros(5, 0)}, "Got W_enc of shape (5, 0); expected (d, F)."),
         ({"W_enc": torch.zeros(5, 9).long()}, "Got W_enc of type torch.int64; expected floats."),
         ({"b_enc": torch.zeros(8)}, "Got b_enc of shape (8,); expected (9,)."),
-        ({"b_dec": torch.zeros(9)}, "Got b_dec of shape (9,); expected (5,)."),
+        (
+            {"b_dec": torch.zeros(9)},
+            "Got b_dec of shape (9,) and d_in=5; expected (5,), or subtract_b_dec=False for a "
+            "transcoder.",
+        ),
+        ({"b_dec": torch.zeros(5, 1)}, "Got b_dec of shape (5, 1); expected (d,)."),
+        ({"b_dec": torch.zeros(0)}, "Got b_dec of shape (0,); expected (d,)."),
+        (
+            {"b_dec": torch.zeros(9).double(), "subtract_b_dec": False},
+            "Got W_dec of shape (9, 5); expected (9, 9).",
+        ),
+        ({"b_enc": None}, "Got no b_enc; expected one with architecture='topk'."),
+        ({"b_gate": torch.zeros(9)}, "Got b_gate with architecture='topk'; expected none."),
+        ({"latent_scale": torch.zeros(5)}, "Got latent_scale of shape (5,); expected (9,)."),
+        ({"selection_scale": torch.zeros(9, 1)}, "Got selection_scale of shape (9, 1); expected (9,)."),
+        ({"W_skip": torch.zeros(9, 5)}, "Got W_skip of shape (9, 5); expected (5, 5)."),
+        (
+            {"W_skip": torch.zeros(5, 5)},
+            "Got W_skip of type torch.float32; expected torch.float64, as W_enc has.",
+        ),
+        (
+            {"architecture": "relu", "k": None, "selection_scale": torch.zeros(9).double()},
+            "Got selection_scale with architecture='relu'; expected none.",
+        ),
+        ({"architecture": "gated", "k": None}, "Got b_enc with architecture='gated'; expected none."),
+        (
+            {"architecture": "gated", "k": None, "b_enc": None},
+            "Got no b_gate; expected one with architecture='gated'.",
+        ),
+        (
+            {"architecture": "groupmax", "k": 2},
+            "Got k=2; expected a divisor of n_latents=9 for groupmax.",
+        ),
+        (
+            {"input_norm": "l2"},
+            "Got input_norm='l2'; expected one of none, scale, layer_norm, rms_norm.",
+        ),
+        (
+            {"input_norm": "scale"},
+            "Got norm_scale=None with input_norm='scale'; expected a scale with input_norm='scale', and "
+            "only there.",
+        ),
+        (
+            {"norm_scale": 1.0},
+            "Got norm_scale=1.0 with input_norm='none'; expected a scale with input_norm='scale', and "
+            "only there.",
+        ),
         ({"W_dec": torch.zeros(5, 9)}, "Got W_dec of shape (5, 9); expected (9, 5)."),
         (
             {"b_dec": torch.zeros(5, dtype=torch.float16)},
@@ -265,14 +495,14 @@ def test_it_is_shown_on_one_line():
         ({"k": 10}, "Got k=10; expected an integer from 1 to 9 (n_latents)."),
         ({"k": 3.0}, "Got k=3.0; expected an integer from 1 to 9 (n_latents)."),
         ({"k": True}, "Got k=True; expected an integer from 1 to 9 (n_latents)."),
-        ({"architecture": "relu"}, "Got k=3 with architecture='relu'; only topk has k."),
+        ({"architecture": "relu"}, "Got k=3 with architecture='relu'; only topk and groupmax have k."),
         (
             {"architecture": "jumprelu", "k": None},
-            "Expected a threshold with architecture='jumprelu', and only there.",
+            "Got no threshold; expected one with architecture='jumprelu'.",
         ),
         (
             {"threshold": torch.zeros(9, dtype=torch.float64)},
-            "Expected a threshold with architecture='jumprelu', and only there.",
+            "Got threshold with architecture='topk'; expected none.",
         ),
         (
             {"architecture": "jumprelu", "k": None, "threshold": torch.zeros(1)},
@@ -285,17 +515,22 @@ def test_what_does_not_fit_together_is_refused(fields, message):
         replace(make_sae(), **fields)
 
 
-@pytest.mark.parametrize("variant", ["topk", "jumprelu"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_digest_is_of_everything_that_decides_the_numbers(variant):
-    sae = make_sae(variant)
-    changed = [replace(sae, subtract_b_dec=False), replace(sae, W_dec=None)]
+    sae = make_sae(variant, skip=True, latent_scale=True)
+    changed = [replace(sae, subtract_b_dec=False)]
+    changed += [replace(sae, **{name: None}) for name in ("W_dec", "W_skip", "latent_scale")]
+    for input_norm in ("scale", "layer_norm", "rms_norm"):
+        normed = replace(sae, **norm_of(input_norm))
+        changed += [normed, replace(normed, denormalize=False)]
+    changed.append(replace(sae, input_norm="scale", norm_scale=0.38))
     for name, tensor in sae.tensors():
         other = tensor.clone()
         other.view(-1)[0] = torch.nextafter(other.view(-1)[0], torch.tensor(9.0, dtype=other.dtype))
         changed.append(replace(sae, **{name: other}))
-    if variant == "topk":
-        changed += [replace(sae, k=4), replace(sae, topk_relu=False)]
-    changed.append(make_sae(variant, dtype=torch.float32))
+    if "topk" in variant:
+        changed += [replace(sae, k=4), replace(sae, topk_relu=not sae.topk_relu)]
+    changed.append(make_sae(variant, dtype=torch.float32, skip=True, latent_scale=True))
     digests = [sae.digest, *(other.digest for other in changed)]
     assert len(set(digests)) == len(digests)
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in digests)
@@ -308,6 +543,7 @@ def test_the_digest_does_not_depend_on_what_only_describes():
     )
     assert described.digest == sae.digest == make_sae().digest
     assert replace(make_sae("relu"), topk_relu=False).digest == make_sae("relu").digest
+    assert replace(make_sae("relu"), denormalize=False).digest == make_sae("relu").digest
 
 
 def test_the_digest_does_not_depend_on_strides():
@@ -324,7 +560,7 @@ def test_a_copy_with_other_weights_does_not_keep_the_digest_that_was_computed():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_survives_pickling(variant):
-    sae = make_sae(variant, hook_point=HookPoint(1), metadata={"a": [1]}, labels={0: "x"})
+    sae = make_sae(variant, skip=True, hook_point=HookPoint(1), metadata={"a": [1]}, labels={0: "x"})
     for original in (sae, random_autoencoder(4, 8, 2)):
         copy = pickle.loads(pickle.dumps(original))
         assert copy.digest == original.digest
@@ -339,6 +575,15 @@ def test_it_survives_pickling(variant):
     assert torch.equal(
         pickle.loads(pickle.dumps(sae)).encode(torch.ones(1, 5)), sae.encode(torch.ones(1, 5))
     )
+
+
+def test_a_latent_has_a_page_where_the_metadata_name_one():
+    sae = make_sae(metadata={"neuronpedia_id": "gpt2-small/6-res-jb"})
+    assert sae.latent_url(8) == "https://www.neuronpedia.org/gpt2-small/6-res-jb/8"
+    assert make_sae().latent_url(0) is None
+    for latent in (-1, 9):
+        with pytest.raises(InvalidParameterError, match=f"^Got latent={latent}; expected 0 to 8\\.$"):
+            sae.latent_url(latent)
 
 
 def test_the_random_control_is_the_same_everywhere():

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sae_features.errors import InvalidParameterError
-from sae_features.saes.autoencoder import SparseAutoencoder, random_autoencoder
+from sae_features.saes.autoencoder import SparseAutoencoder
+from sae_features.saes.random_control import random_autoencoder
 from sae_features.training import metrics
 from sae_features.training.metrics import Reconstruction, evaluate_reconstruction
 

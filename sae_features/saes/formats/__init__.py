@@ -5,79 +5,46 @@ A format is registered under the entry-point group ``sae_features.sae_formats``;
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sae_features.discovery import load_entry_point, load_working, names_of_group, warn_once
 from sae_features.errors import AssetNotFoundError, SAEFormatError, expected_one_of
-from sae_features.saes.conventions import check_metadata
+from sae_features.saes.formats.files import SAEFiles
+from sae_features.saes.formats.header import SAEHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from sae_features.hook_point import HookPoint
     from sae_features.saes.autoencoder import SparseAutoencoder
 
 GROUP = "sae_features.sae_formats"
 
-
-@dataclass(frozen=True)
-class SAEHeader:
-    """What can be said of an SAE without reading its weights.
-
-    Raises
-    ------
-    SAEFormatError
-        If metadata that are acted on (model, ``max_length``, ``prepend_bos``) cannot be.
-    """
-
-    format: str
-    """Name of the format."""
-    path: Path
-    """File or folder that it was read from."""
-    architecture: str
-    """``relu``, ``topk`` or ``jumprelu``."""
-    d_in: int
-    """Size of the activations that go in."""
-    n_latents: int
-    """Number of latents."""
-    digest: str
-    """SHA-256 of weights and conventions."""
-    dtype: str
-    """Type of the weights on disk."""
-    conventions: Mapping[str, Any] = field(default_factory=dict)
-    """What beside the tensors determines the numbers (``k``, ``subtract_b_dec`` …)."""
-    hook_point: HookPoint | None = None
-    """Where in the model the inputs were read."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Model, context and what else the files say."""
-    labels: Mapping[int, str] = field(default_factory=dict)
-    """Names of latents."""
-    nbytes: int = 0
-    """Size of the weights on disk."""
-
-    def __post_init__(self) -> None:
-        check_metadata(self.metadata)
+__all__ = ["GROUP", "SAEFiles", "SAEFormat", "SAEHeader", "find_format", "writer_of"]
 
 
 class SAEFormat(Protocol):
-    """What an entry point of the group ``sae_features.sae_formats`` gives."""
+    """What an entry point of the group ``sae_features.sae_formats`` gives.
 
-    def detect(self, path: Path) -> bool:
+    A format that can be saved to also has ``write(sae, folder, dtype)``, which returns the folder.
+    """
+
+    def detect(self, files: SAEFiles) -> bool:
         """Tell from the files' own evidence whether they are of this format."""
 
-    def read_header(self, path: Path) -> SAEHeader:
+    def read_header(self, files: SAEFiles, **overrides: Any) -> SAEHeader:
         """Read everything but the weights; raise SAEFormatError if the files are damaged."""
 
     def load(
-        self, path: Path, *, device: str, dtype: str, decoder: bool, **overrides: Any
+        self, files: SAEFiles, *, device: str, dtype: str, decoder: bool, **overrides: Any
     ) -> SparseAutoencoder:
         """Read the weights; ``overrides`` are what the caller adds where the files are silent."""
 
 
-def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEFormat]:
-    """Return name and reader of the format of the files at ``path``.
+def find_format(
+    path: str | Path, name: str | None = None, *, known: Mapping[str, Any] | None = None
+) -> tuple[str, SAEFormat, SAEFiles]:
+    """Return name and reader of the format of the files at ``path``, and the files.
 
     Parameters
     ----------
@@ -85,6 +52,8 @@ def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEForm
         A file or a folder.
     name : str, optional
         The format; detected if not given.
+    known : mapping, optional
+        What is known besides the files; see :class:`SAEFiles`.
 
     Raises
     ------
@@ -103,26 +72,61 @@ def find_format(path: str | Path, name: str | None = None) -> tuple[str, SAEForm
     place = Path(path)
     if not place.exists():
         raise AssetNotFoundError(f"Got {str(path)!r}; expected a file or folder of an SAE there.")
-    known = names_of_group(GROUP)
+    files = SAEFiles(place, {**(known or {}), **({"format": name} if name is not None else {})})
+    formats = names_of_group(GROUP)
     if name is not None:
-        if name not in known:
-            raise SAEFormatError(expected_one_of("format", name, known))
-        return name, load_entry_point(GROUP, name)
+        if name not in formats:
+            raise SAEFormatError(expected_one_of("format", name, formats))
+        return name, load_entry_point(GROUP, name), files
     readers = load_working(GROUP)
-    found = [candidate for candidate, reader in readers.items() if _detects(candidate, reader, place)]
-    if len(found) != 1:
-        claim = f"more than one does: {', '.join(found)}" if found else "none does"
+    complaints: dict[str, None] = {}
+    found = []
+    for candidate, reader in readers.items():
+        try:
+            if _detects(candidate, reader, files):
+                found.append(candidate)
+        except SAEFormatError as error:  # the files, not the format: they are damaged
+            complaints[str(error)] = None
+    if len(found) == 1:
+        return found[0], readers[found[0]], files
+    if found:
+        message = f"Got {str(path)!r}, which several formats recognise: {', '.join(found)}."
+        raise SAEFormatError(f"{message} Name one with format=.")
+    if complaints:
+        raise SAEFormatError(" ".join(complaints))
+    message = (
+        f"Got {files.summary()}, which none of the formats recognises: {', '.join(formats)}. Put the "
+        "configuration beside the weights, or name the format with format=, which says what it lacks."
+    )
+    raise SAEFormatError(message)
+
+
+def writer_of(name: str) -> Callable[[SparseAutoencoder, Path, str | None], Path]:
+    """Return what writes an SAE in a format.
+
+    Raises
+    ------
+    SAEFormatError
+        If there is no such format, or it cannot be written.
+    """
+    known = names_of_group(GROUP)
+    if name not in known:
+        raise SAEFormatError(expected_one_of("format", name, known))
+    writer = getattr(load_entry_point(GROUP, name), "write", None)
+    if writer is None:
+        able = [other for other, reader in load_working(GROUP).items() if getattr(reader, "write", None)]
         message = (
-            f"Got {str(path)!r}; expected files that one of the formats {', '.join(known)} "
-            f"recognises, but {claim}. Name it with format=."
+            f"Got format={name!r}, which can only be read; those that can be written: {', '.join(able)}."
         )
         raise SAEFormatError(message)
-    return found[0], readers[found[0]]
+    return writer
 
 
-def _detects(name: str, reader: SAEFormat, path: Path) -> bool:
+def _detects(name: str, reader: SAEFormat, files: SAEFiles) -> bool:
     try:
-        return bool(reader.detect(path))
+        return bool(reader.detect(files))
+    except SAEFormatError:
+        raise
     except Exception as error:  # noqa: BLE001 whatever a plugin does wrong
         warn_once(
             f"The SAE format {name!r} could not look at the files and is left out: "

@@ -1,0 +1,79 @@
+"""Conventions folded into weights: the same function with fewer of them.
+
+Each function takes tensors of an SAE by name and returns new ones; what is not named stays as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sae_features.errors import SAEFormatError
+
+if TYPE_CHECKING:
+    import torch
+
+    from sae_features.saes.autoencoder import SparseAutoencoder
+
+    Tensors = dict[str, torch.Tensor]
+
+
+def scale_inputs(tensors: Tensors, scale: float) -> Tensors:
+    """Return an encoder that takes ``x`` where it took ``scale * x``."""
+    return tensors | {"W_enc": tensors["W_enc"] * scale}
+
+
+def scale_outputs(tensors: Tensors, scale: float) -> Tensors:
+    """Return a decoder whose output is ``scale`` times what it was."""
+    return tensors | {name: tensors[name] * scale for name in ("W_dec", "b_dec") if name in tensors}
+
+
+def scale_latents(tensors: Tensors, factors: torch.Tensor) -> Tensors:
+    """Return an SAE whose latents are ``factors`` times what they were, with the same outputs.
+
+    Of ``topk`` and ``groupmax`` the latents that are chosen may be others, since larger ones win.
+
+    Parameters
+    ----------
+    tensors : dict of str to tensor
+    factors : tensor of shape (n_latents,)
+        Above 0.
+    """
+    scaled = tensors | {"W_enc": tensors["W_enc"] * factors}
+    for name in ("b_enc", "b_gate", "b_mag", "threshold"):
+        if name in tensors:
+            scaled[name] = tensors[name] * factors
+    if "W_dec" in tensors:
+        scaled["W_dec"] = tensors["W_dec"] / factors[:, None]
+    return scaled
+
+
+def decoder_norms(tensors: Tensors) -> torch.Tensor:
+    """Return the norm of each latent's decoder row, 1 where it is 0."""
+    norms = tensors["W_dec"].norm(dim=1)
+    return norms.where(norms > 0, 1.0)
+
+
+def unit_decoder(tensors: Tensors) -> Tensors:
+    """Return an SAE with decoder rows of norm 1 and the same outputs; see :func:`scale_latents`."""
+    return scale_latents(tensors, decoder_norms(tensors))
+
+
+def fold_scales(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """Return an SAE without ``norm_scale`` and ``latent_scale``: same latents, same outputs."""
+    tensors: dict[str, Any] = dict(sae.tensors())
+    scale = sae.norm_scale
+    if scale is not None:
+        if sae.subtract_b_dec and not sae.denormalize:
+            message = "Got subtract_b_dec with denormalize=False; its norm_scale cannot be folded."
+            raise SAEFormatError(message)
+        tensors = scale_inputs(tensors, scale)
+        if sae.denormalize:
+            tensors = scale_outputs(tensors, 1 / scale)
+            if "W_skip" in tensors:
+                tensors["W_skip"] = tensors["W_skip"] / scale
+    factors = tensors.pop("latent_scale", None)
+    if factors is not None and "W_dec" in tensors:
+        tensors["W_dec"] = tensors["W_dec"] * factors[:, None]
+    input_norm = "none" if scale is not None else sae.input_norm
+    return replace(sae, **tensors, latent_scale=None, input_norm=input_norm, norm_scale=None)

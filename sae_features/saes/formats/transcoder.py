@@ -1,0 +1,51 @@
+"""Per-layer transcoders of circuit-tracer: ``layer_N.safetensors``, both matrices (n_latents, d).
+
+https://huggingface.co/mwhanna/qwen3-4b-transcoders, https://github.com/decoderesearch/circuit-tracer
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sae_features.hook_point import HookPoint
+from sae_features.saes.formats.conversion import ConvertedFormat, Overrides, Piece, Plan
+from sae_features.saes.formats.facts import metadata_of
+
+if TYPE_CHECKING:
+    from sae_features.saes.formats.files import SAEFiles
+
+KEYS = {"W_enc", "W_dec", "b_enc", "b_dec"}
+FILE = re.compile(r"layer_(\d{1,4})\.safetensors", re.ASCII)
+
+
+def _detects(files: SAEFiles) -> bool:
+    names = files.names
+    return FILE.fullmatch(files.weights.name) is not None and names - {"W_skip", "threshold"} == KEYS
+
+
+def _plan(files: SAEFiles, overrides: Overrides) -> Plan:  # noqa: ARG001 files say all
+    n_latents, d_in = files.matrix("W_enc")
+    pieces = {name: Piece(name, transposed=name == "W_enc") for name in sorted(KEYS)}
+    if files.has("W_skip"):
+        pieces["W_skip"] = Piece("W_skip", transposed=True)
+    has_threshold = files.has("threshold")
+    if has_threshold:
+        pieces["threshold"] = Piece("threshold")
+    config = files.config("config.yaml")
+    model = config.get("model_name") if config is not None else None
+    hook = config.get("feature_input_hook") if config is not None else None
+    file = FILE.fullmatch(files.weights.name)
+    return Plan(
+        "jumprelu" if has_threshold else "relu",
+        d_in,
+        n_latents,
+        pieces,
+        d_out=files.matrix("W_dec")[1],
+        conventions={"subtract_b_dec": False},
+        hook_point_out=HookPoint(int(file[1]), "mlp_out") if file is not None else None,
+        metadata=metadata_of(model=model, hook_name=hook if isinstance(hook, str) else None),
+    )
+
+
+FORMAT = ConvertedFormat("transcoder", _detects, _plan)
