@@ -119,7 +119,7 @@ class FileSAE:
         sae = self.reader.load(self.files, device=device, dtype=dtype, decoder=decoder, **self.overrides)
         if self.source is None:
             return sae
-        from sae_features.saes.autoencoder import remember_files
+        from sae_features.saes.provenance import remember_files
 
         return remember_files(
             replace(sae, hook_point=self.hook_point, metadata=self.metadata), self.header

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from sae_features.errors import (
-    DigestMismatchError,
     InvalidParameterError,
     SAEFormatError,
     expected_one_of,
 )
 from sae_features.parameters import check_dtype
+from sae_features.saes.activations import gated, groupmax, jumprelu, normalize, topk
 from sae_features.saes.conventions import (
     ARCHITECTURES,
     OPTIONAL_TENSORS,
@@ -28,15 +28,16 @@ from sae_features.saes.conventions import (
     expected_shapes,
 )
 from sae_features.saes.labels import neuronpedia_url
+from sae_features.saes.provenance import ATTRIBUTE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from sae_features.hook_point import HookPoint
+    from sae_features.saes.activations import Restore
     from sae_features.saes.conventions import Architecture, InputNorm
-    from sae_features.saes.formats.header import SAEHeader
+    from sae_features.saes.provenance import FilesRead
 
-LAYER_NORM_EPS = 1e-5
 TENSORS = (
     "W_enc", "b_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec", "threshold", "latent_scale",
     "selection_scale", "W_skip",
@@ -256,7 +257,7 @@ class SparseAutoencoder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of weights and conventions; a loaded SAE has that of its files, in any type."""
-        files: _Files | None = vars(self).get("_files")  # lost in a changed copy, as it must be
+        files: FilesRead | None = vars(self).get(ATTRIBUTE)
         if files is not None:
             return files.digest()
         weights = hashlib.sha256()
@@ -461,7 +462,7 @@ class SparseAutoencoder:
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled: elsewhere the files may not be."""
         state = dict(vars(self))
-        if state.pop("_files", None) is not None:
+        if state.pop(ATTRIBUTE, None) is not None:
             state["digest"] = self.digest
         return state
 
@@ -475,25 +476,8 @@ class SparseAutoencoder:
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
         return _real_rows("x", x, self.d_in).to(self.W_enc)
 
-    def _normalize(self, x: torch.Tensor) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-        """Return normalised inputs and what undoes it."""
-        if self.norm_scale is not None:
-            scale = self.norm_scale
-            return x * scale, lambda decoded: decoded / scale
-        if self.input_norm == "layer_norm":
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half would overflow
-            mean = wide.mean(dim=-1, keepdim=True)
-            centred = wide - mean
-            deviation = centred.std(dim=-1, keepdim=True)
-            normalized = (centred / (deviation + LAYER_NORM_EPS)).to(x.dtype)
-            return normalized, lambda decoded: (decoded * deviation + mean).to(x.dtype)
-        if self.input_norm == "rms_norm":
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-            factors = self.d_in**0.5 / norms.clamp_min(torch.finfo(wide.dtype).tiny)
-            factors = factors.where(norms > 0, 1.0)  # an input of zeros stays one
-            return (wide * factors).to(x.dtype), lambda decoded: (decoded / factors).to(x.dtype)
-        return x, lambda decoded: decoded
+    def _normalize(self, x: torch.Tensor) -> tuple[torch.Tensor, Restore]:
+        return normalize(x, self.input_norm, self.norm_scale)
 
     def _pre_activations(self, normalized: torch.Tensor) -> torch.Tensor:
         """Return pre-activations; those of a gated SAE are without a bias."""
@@ -508,24 +492,16 @@ class SparseAutoencoder:
             values, indices = self._select(pre)
             return torch.zeros_like(pre).scatter(-1, indices, values)
         if self.b_gate is not None and self.r_mag is not None and self.b_mag is not None:
-            magnitudes = torch.addcmul(self.b_mag, pre, self.r_mag.exp()).relu()
-            return torch.where(pre + self.b_gate > 0, magnitudes, 0)
-        latents = pre.relu()
-        return latents if self.threshold is None else torch.where(pre > self.threshold, latents, 0)
+            return gated(pre, self.b_gate, self.r_mag, self.b_mag)
+        return pre.relu() if self.threshold is None else jumprelu(pre, self.threshold)
 
     def _select(self, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return values and indices, each of shape (n, k), of the latents that may fire."""
         if self.k is None:  # excluded by __post_init__; tells the type checker
             raise SAEFormatError("This architecture needs k.")
         if self.architecture == "groupmax":
-            values, within = pre.unflatten(-1, (self.k, -1)).max(dim=-1)
-            size = self.n_latents // self.k
-            return values.relu(), within + torch.arange(0, self.n_latents, size, device=pre.device)
-        if self.selection_scale is None:
-            values, indices = pre.topk(self.k, dim=-1, sorted=False)
-        else:
-            indices = (pre * self.selection_scale).topk(self.k, dim=-1, sorted=False).indices
-            values = pre.gather(-1, indices)
+            return groupmax(pre, self.k)
+        values, indices = topk(pre, self.k, self.selection_scale)
         return (values.relu() if self.topk_relu else values), indices
 
     def _encode_chunk(self, x: torch.Tensor) -> SparseLatents:
@@ -561,37 +537,6 @@ class SparseAutoencoder:
             f.indices, W_dec, starts, per_sample_weights=values, mode="sum"
         )
         return summed + self.b_dec
-
-
-def remember_files(sae: SparseAutoencoder, header: SAEHeader) -> SparseAutoencoder:
-    """Return the SAE with the digest of the files that it was read from, computed when asked for."""
-    vars(sae)["_files"] = _Files(header, _state_of(header.weights))
-    return sae
-
-
-class _Files(NamedTuple):
-    """The files that an SAE was read from, and their state then."""
-
-    header: SAEHeader
-    state: tuple[int, int, int] | None
-
-    def digest(self) -> str:
-        """Return the digest of the files; raise where they are no longer those that were read."""
-        if not self.header.is_digest_known and _state_of(self.header.weights) != self.state:
-            message = (
-                f"{self.header.weights} has changed, or is gone, since this SAE was read from it: its "
-                "digest can no longer be told. Load it again."
-            )
-            raise DigestMismatchError(message)
-        return self.header.digest
-
-
-def _state_of(path: Path) -> tuple[int, int, int] | None:
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return state.st_size, state.st_mtime_ns, state.st_ino
 
 
 def _real_rows(name: str, given: Any, n_columns: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ import math
 import reprlib
 import sys
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import SAEFormatError, expected_one_of
@@ -57,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         text = _read_text(path, MAX_YAML_BYTES)
-        is_plain = _is_plain_yaml([type(token).__name__ for token in yaml.scan(text)])
+        is_plain = _is_plain_yaml(yaml.scan(text))
         content = yaml.safe_load(text) if is_plain else None
     except SAEFormatError:
         raise
@@ -68,10 +67,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return _of_kinds(content, (dict,))
 
 
-def _is_plain_yaml(kinds: list[str]) -> bool:
-    """Tell whether tokens have no aliases, of which a few make billions of values, and are not deep."""
-    depths = accumulate(("Start" in kind) - ("End" in kind) for kind in kinds)
-    return "AliasToken" not in kinds and max(depths, default=0) <= MAX_YAML_DEPTH
+def _is_plain_yaml(tokens: Iterable[object]) -> bool:
+    """Tell whether tokens have no aliases, of which a few make billions of values, and are not deep.
+
+    None is taken after the first that is too deep: scanning on takes time by the square of the depth.
+    """
+    depth = 0
+    for token in tokens:
+        kind = type(token).__name__
+        depth += ("Start" in kind) - ("End" in kind)
+        if kind == "AliasToken" or depth > MAX_YAML_DEPTH:
+            return False
+    return True
 
 
 def _read_text(path: Path, max_bytes: int) -> str:

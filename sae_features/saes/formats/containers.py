@@ -372,7 +372,7 @@ def _check_names(path: Path) -> None:
             raise SAEFormatError(f"{path}: got a name twice in its header; expected each once.")
         return dict(pairs)
 
-    with damage_named(path), path.open("rb") as stream:
+    with _whole_safetensors(path), path.open("rb") as stream:
         size = path.stat().st_size
         nbytes = int.from_bytes(stream.read(8), "little")
         if size < 8 or nbytes > min(MAX_HEADER, size - 8):
@@ -395,6 +395,8 @@ def _whole_safetensors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except (SafetensorError, OSError, ValueError) as error:
+    except SAEFormatError:
+        raise
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         message = f"{path}: not a whole safetensors file: {error!s:.200}. Get it again."
         raise SAEFormatError(message) from error

@@ -178,7 +178,8 @@ class ConvertedFormat:
         SAEFeaturesWarning
             Of what the files leave open.
         """
-        from sae_features.saes.autoencoder import SparseAutoencoder, remember_files
+        from sae_features.saes.autoencoder import SparseAutoencoder
+        from sae_features.saes.provenance import remember_files
 
         plan = self._checked_plan(files, overrides)
         header = self._header(files, plan)

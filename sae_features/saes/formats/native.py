@@ -102,8 +102,9 @@ class NativeFormat:
         self, files: SAEFiles, *, device: str, dtype: str, decoder: bool, **overrides: Any
     ) -> SparseAutoencoder:
         """Read the weights, checking shapes, digest and finiteness."""
-        from sae_features.saes.autoencoder import SparseAutoencoder, remember_files
+        from sae_features.saes.autoencoder import SparseAutoencoder
         from sae_features.saes.formats.files import SAEFiles as Files
+        from sae_features.saes.provenance import remember_files
 
         header = self.read_header(files, **overrides)
         _check_digest(header)

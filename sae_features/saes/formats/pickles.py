@@ -149,10 +149,11 @@ def _global(named: str) -> _Global:
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-    start = max(place for place, value in enumerate(stack) if value is _MARK)
-    values = stack[start + 1 :]
-    del stack[start:]
-    return values
+    values = []
+    while stack[-1] is not _MARK:
+        values.append(stack.pop())
+    stack.pop()
+    return values[::-1]
 
 
 def _make_tuple(stack: list[Any]) -> None:
@@ -222,14 +223,17 @@ def _ordered_dict(*items: Any) -> dict[Any, Any]:
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor:
     is_view = type(storage) is Storage and type(shape) is tuple is type(stride) and _is_size(offset)
-    is_view = is_view and all(map(_is_size, (*shape, *stride))) and len(shape) == len(stride)
+    is_view = is_view and len(shape) == len(stride) <= MAX_DEPTH
+    is_view = is_view and all(map(_is_size, (*shape, *stride)))
     _needs(is_view, "a tensor of something else than a storage")
     pairs = list(zip(shape, stride, strict=True))
     _needs(all(step > 0 or size <= 1 for size, step in pairs), "a tensor with a stride of 0")
     end = offset + sum((size - 1) * step for size, step in pairs) + 1
     _needs(0 in shape or end <= storage.numel, f"a tensor of shape {shape!r:.60} that its storage lacks")
-    # No tensor of a checkpoint has elements in common with itself.
-    _needs(math.prod(shape) <= storage.numel, f"a tensor of shape {shape!r:.60} that overlaps itself")
+    reach = 0
+    for step, size in sorted((step, size) for size, step in pairs if size > 1):
+        _needs(step > reach, f"a tensor of shape {shape!r:.60} that overlaps itself")
+        reach += (size - 1) * step
     return StoredTensor(storage, offset, shape, stride)
 
 
@@ -258,17 +262,16 @@ def _needs(is_right: bool, otherwise: str) -> None:  # noqa: FBT001
 
 def _count(declared: Any) -> None:
     """Raise where values are more than a checkpoint has, each counted as often as it occurs."""
-    count, left = 0, [(declared, 0)]
+    count, left = 1, [(declared, 0)]
     while left:
         value, depth = left.pop()
-        count += 1
-        _needs(count <= MAX_VALUES and depth <= MAX_DEPTH, "too many values, or too deep ones")
         is_known = value is None or type(value) in _PLAIN
         _needs(is_known, f"a value of type {type(value).__name__}")
-        if type(value) is dict:
-            left += [(part, depth + 1) for part in value.values()]
-        elif type(value) in (list, tuple):
-            left += [(part, depth + 1) for part in value]
+        if type(value) in (dict, list, tuple):
+            count += len(value)
+            _needs(count <= MAX_VALUES and depth < MAX_DEPTH, "too many values, or too deep ones")
+            parts = value.values() if type(value) is dict else value
+            left += [(part, depth + 1) for part in parts]
 
 
 _PLAIN = {bool, int, float, str, dict, list, tuple, StoredTensor}

@@ -1,0 +1,76 @@
+"""What an SAE does to inputs and to pre-activations, as functions of tensors of shape (n, …)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from sae_features.saes.conventions import InputNorm
+
+LAYER_NORM_EPS = 1e-5
+Restore = Callable[[torch.Tensor], torch.Tensor]
+"""Undoes a normalisation: from outputs of shape (n, d_out) to the units of the inputs."""
+
+
+def normalize(
+    x: torch.Tensor, input_norm: InputNorm, norm_scale: float | None
+) -> tuple[torch.Tensor, Restore]:
+    """Return normalised inputs and what undoes it; the statistics are at least float32.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, d_in)
+    input_norm : str
+        As of :class:`~sae_features.SparseAutoencoder`.
+    norm_scale : float, optional
+        For ``"scale"``.
+    """
+    if norm_scale is not None:
+        return x * norm_scale, lambda decoded: decoded / norm_scale
+    if input_norm == "none":
+        return x, lambda decoded: decoded
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of half precision overflow
+    if input_norm == "layer_norm":
+        mean = wide.mean(dim=-1, keepdim=True)
+        centred = wide - mean
+        deviation = centred.std(dim=-1, keepdim=True)
+        normalized = (centred / (deviation + LAYER_NORM_EPS)).to(x.dtype)
+        return normalized, lambda decoded: (decoded * deviation + mean).to(x.dtype)
+    norms = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    factors = x.shape[-1] ** 0.5 / norms.clamp_min(torch.finfo(wide.dtype).tiny)
+    factors = factors.where(norms > 0, 1.0)  # an input of zeros stays one
+    return (wide * factors).to(x.dtype), lambda decoded: (decoded / factors).to(x.dtype)
+
+
+def jumprelu(pre: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """Return what is positive and above its threshold (arXiv 2407.14435, eq. 4)."""
+    return torch.where(pre > threshold, pre.relu(), 0)
+
+
+def gated(
+    pre: torch.Tensor, b_gate: torch.Tensor, r_mag: torch.Tensor, b_mag: torch.Tensor
+) -> torch.Tensor:
+    """Return gated magnitudes; ``pre`` is without a bias (arXiv 2404.16014, eq. 5 to 7)."""
+    magnitudes = torch.addcmul(b_mag, pre, r_mag.exp()).relu()
+    return torch.where(pre + b_gate > 0, magnitudes, 0)
+
+
+def topk(
+    pre: torch.Tensor, k: int, selection_scale: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k largest of each row and their indices, compared after a scale if there is one."""
+    if selection_scale is None:
+        values, indices = pre.topk(k, dim=-1, sorted=False)
+        return values, indices
+    indices = (pre * selection_scale).topk(k, dim=-1, sorted=False).indices
+    return pre.gather(-1, indices), indices
+
+
+def groupmax(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the largest of each of k groups of neighbours, if it is positive, and their indices."""
+    values, within = pre.unflatten(-1, (k, -1)).max(dim=-1)
+    starts = torch.arange(0, pre.shape[-1], pre.shape[-1] // k, device=pre.device)
+    return values.relu(), within + starts
