@@ -20,13 +20,8 @@ from hypothesis.extra.numpy import array_shapes
 
 from sae_features.errors import SAEFormatError
 from sae_features.saes.formats import archives, pickles
-from sae_features.saes.formats.containers import (
-    NpzFile,
-    SafetensorsFile,
-    TensorInfo,
-    TorchFile,
-    open_container,
-)
+from sae_features.saes.formats.containers import NpzFile, SafetensorsFile, TensorInfo, open_container
+from sae_features.saes.formats.torch_files import TorchFile
 
 FLOATS = ["float64", "float32", "float16", "bfloat16"]
 INTEGERS = ["int64", "int32", "int16", "int8", "uint8", "bool"]

@@ -373,7 +373,7 @@ class FullDiskError(Exception):
     """The disk is full."""
 
 
-def full_disk(*_):
+def full_disk(*_, **__):
     raise FullDiskError
 
 
@@ -783,7 +783,7 @@ def test_bytes_that_are_no_text_are_refused(folder):
 def test_a_huge_header_is_not_read(folder, monkeypatch):
     monkeypatch.setitem(json_files.read_json.__kwdefaults__, "max_bytes", 1000)
     rewrite(folder, metadata={"notes": "x" * 1000})
-    monkeypatch.setattr(json_files.json, "loads", full_disk)
+    monkeypatch.setattr(json_files, "_once", full_disk)  # what parsing would call
     refused(folder, r"sae\.json: got more than 1000 bytes\.")
 
 

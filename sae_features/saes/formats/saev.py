@@ -9,9 +9,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import SAEFormatError, expected_one_of
-from sae_features.saes.formats.containers import TorchFile
 from sae_features.saes.formats.conversion import ConvertedFormat, Overrides, Piece, Plan
 from sae_features.saes.formats.facts import metadata_of, settle_norm_scale
+from sae_features.saes.formats.torch_files import TorchFile
 from sae_features.saes.json_files import Config
 
 if TYPE_CHECKING:
