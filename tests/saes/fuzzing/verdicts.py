@@ -50,6 +50,7 @@ def judge(case, folder, *, decoder=True):
         outcome = Outcome("other", f"in detection: {complaints[0]:.300}")
     after = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     if Path(MARKER).exists() or any(name.endswith(MARKER) for name in after):
+        Path(MARKER).unlink(missing_ok=True)
         return Outcome("execution", case.name)
     if after != before:
         return Outcome("execution", f"files changed: {sorted(after ^ before)[:3]}")
