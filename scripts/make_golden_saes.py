@@ -2567,6 +2567,9 @@ def saelens_reads(folder: Path, x: Any) -> tuple[Any, Any]:
     from sae_lens import SAE
 
     sae = SAE.load_from_disk(folder, dtype="float32")
+    if sae.cfg.reshape_activations == "hook_z":  # it takes (…, heads, d_head) and joins the last two
+        x = x.reshape(len(x), 2, -1)
+        return sae.encode(x), sae(x).reshape(len(x), -1)
     return sae.encode(x), sae(x)
 
 
