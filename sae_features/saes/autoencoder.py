@@ -382,7 +382,7 @@ class SparseAutoencoder:
     def to(
         self, device: str | torch.device | None = None, dtype: str | None = None
     ) -> SparseAutoencoder:
-        """Return the SAE on another device, or in another type, with the digest that it has.
+        """Return the SAE on another device, or in another type; a loaded one keeps its files' digest.
 
         Parameters
         ----------
@@ -404,7 +404,8 @@ class SparseAutoencoder:
         for name, tensor in tensors.items():
             check_finite(name, tensor, "The SAE")
         moved = replace(self, **tensors)
-        vars(moved)["digest"] = self.digest
+        if ATTRIBUTE in vars(self):  # nothing is hashed for it
+            vars(moved)[ATTRIBUTE] = vars(self)[ATTRIBUTE]
         return moved
 
     def latent_url(self, latent: int) -> str | None:

@@ -143,7 +143,9 @@ class TestWarnings:
         assert {each.filename for each in told} == {__file__}
 
     def test_nothing_is_lost_and_nothing_told(self, bert):
-        bert.activations(["sea", "winter " * 30], max_length=12, overflow="chunk")
+        texts = ["sea", "winter " * 30]
+        chunked = bert.activations(texts, max_length=12, overflow="chunk")
+        assert np.diff(chunked.offsets).tolist() == np.diff(bert.activations(texts).offsets).tolist()
 
 
 def test_activations_that_are_not_finite_name_their_item(bert):

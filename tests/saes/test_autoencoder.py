@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import varied_sae
 
+from sae_features import load_sae
 from sae_features.errors import InvalidParameterError, SAEFormatError
 from sae_features.hook_point import HookPoint
 from sae_features.saes import autoencoder
@@ -629,3 +630,41 @@ def test_numpy_rows_are_taken_as_they_are():
     torch.testing.assert_close(sae.encode(rows), expected, rtol=0, atol=0)
     sparse = sae.encode_sparse(rows)
     torch.testing.assert_close(sparse.values, expected[expected != 0], rtol=0, atol=0)
+
+
+class TestTo:
+    def test_another_type_and_back(self, tmp_path):
+        sae = random_autoencoder(6, 12, 3, seed=1)
+        half = sae.to(dtype="float16")
+        assert half.dtype == torch.float16
+        assert half.to(dtype="float32").W_enc.equal(sae.W_enc.half().float())
+        assert sae.to(device="cpu").W_enc.equal(sae.W_enc)
+
+    def test_a_loaded_one_keeps_the_digest_of_its_files(self, tmp_path):
+        sae = load_sae(random_autoencoder(6, 12, 3).save(tmp_path / "sae"))
+        assert sae.to(dtype="float16").digest == sae.digest
+
+    def test_one_that_was_made_has_that_of_its_own_tensors(self):
+        eye = torch.eye(3)
+        made = SparseAutoencoder("relu", W_enc=eye, b_enc=torch.zeros(3), b_dec=torch.zeros(3))
+        assert made.to().digest == made.digest
+        assert made.to(dtype="float16").digest != made.digest
+
+    def test_what_does_not_fit_is_refused(self):
+        eye = torch.eye(3) * 1e6
+        sae = SparseAutoencoder("relu", W_enc=eye, b_enc=torch.zeros(3), b_dec=torch.zeros(3))
+        with pytest.raises(
+            SAEFormatError, match="W_enc holds NaN or infinity; .* Larger types may hold"
+        ):
+            sae.to(dtype="float16")
+        with pytest.raises(InvalidParameterError, match="Got dtype='int8'"):
+            sae.to(dtype="int8")
+
+
+def test_a_call_is_forward():
+    eye = torch.eye(3)
+    zeros = torch.zeros(3)
+    sae = SparseAutoencoder("relu", W_enc=eye, b_enc=zeros, b_dec=zeros, W_dec=eye)
+    x = torch.tensor([[1.0, -2.0, 3.0]])
+    latents, reconstruction = sae(x)
+    assert latents.tolist() == reconstruction.tolist() == [[1.0, 0.0, 3.0]]

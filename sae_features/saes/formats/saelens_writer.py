@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sae_features.errors import SAEFormatError
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -82,6 +80,8 @@ def _config(sae: SparseAutoencoder, kind: str, tensors: dict[str, torch.Tensor])
 
 
 def _kind(sae: SparseAutoencoder) -> str:
+    from sae_features.saes.formats.writing import no_words_for
+
     is_transcoder = sae.d_out != sae.d_in or sae.W_skip is not None or sae.hook_point_out is not None
     kinds = {"relu": "standard", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu"}
     transcoders = {"relu": "transcoder", "jumprelu": "jumprelu_transcoder"}
@@ -100,11 +100,7 @@ def _kind(sae: SparseAutoencoder) -> str:
     elif sae.input_norm != "none" and sae.denormalize == is_transcoder:
         complaint = f"input_norm={sae.input_norm!r} with denormalize={sae.denormalize}"
     if complaint or kind is None:
-        message = (
-            f"Got an SAE with {complaint}, which SAELens has no words for. Save it with "
-            "format='sae-features'."
-        )
-        raise SAEFormatError(message)
+        raise no_words_for(complaint, "SAELens")
     return kind.replace("transcoder", "skip_transcoder") if sae.W_skip is not None else kind
 
 

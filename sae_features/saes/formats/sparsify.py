@@ -90,16 +90,17 @@ def write(sae: SparseAutoencoder, folder: Path, dtype: str | None) -> Path:
         If sparsify has nothing that computes the same.
     """
     from sae_features.saes.folding import fold_scales
-    from sae_features.saes.formats.writing import labels_on_disk, tensors_on_disk, write_files
+    from sae_features.saes.formats.writing import (
+        labels_on_disk,
+        no_words_for,
+        tensors_on_disk,
+        write_files,
+    )
 
     folded = fold_scales(sae)
     complaint = _complaint(folded)
     if complaint:
-        message = (
-            f"Got an SAE with {complaint}, which sparsify has no words for. Save it with "
-            "format='sae-features'."
-        )
-        raise SAEFormatError(message)
+        raise no_words_for(complaint, "sparsify")
     tensors = tensors_on_disk(folded, dtype)
     named = {
         "encoder.weight": tensors["W_enc"].mT.contiguous(),

@@ -57,6 +57,12 @@ def tensors_on_disk(sae: SparseAutoencoder, dtype: str | None) -> dict[str, torc
     return tensors
 
 
+def no_words_for(complaint: str, library: str) -> SAEFormatError:
+    """Return the error about an SAE that another library's format cannot express."""
+    message = f"Got an SAE with {complaint}, which {library} has no words for. Save it with "
+    return SAEFormatError(f"{message}format='sae-features'.")
+
+
 def labels_on_disk(sae: SparseAutoencoder) -> dict[str, dict[str, str]]:
     """Return the file of an SAE's labels, if it has any: every format takes it.
 
