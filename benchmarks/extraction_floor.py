@@ -22,6 +22,7 @@ import torch
 from sae_features import SAEFeaturizer, load_backbone, load_sae
 from sae_features.datasets import load_movie_snippets
 from sae_features.hook_point import HookPoint
+from sae_features.items import Items
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,10 +42,10 @@ def main() -> None:  # noqa: C901 a script: the contenders stand where they are 
     backbone = load_backbone("minilm")
     sae = load_sae(f"minilm-topk-4k/layer_{LAYER}")
     policy = backbone.token_policy(max_length=256)
-    n_tokens = sum(int(mask.sum()) for mask in backbone.tokenize(texts, policy).counted)
+    n_tokens = sum(int(mask.sum()) for mask in backbone.windows(Items("text", texts), policy).counted)
 
     def floor(*, gemm: bool = False) -> None:
-        for batch in backbone.run(backbone.tokenize(texts, policy), [HookPoint(LAYER)]):
+        for batch in backbone.run(backbone.windows(Items("text", texts), policy), [HookPoint(LAYER)]):
             if gemm:
                 batch.values[HookPoint(LAYER)] @ sae.W_enc
 

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from tqdm.auto import tqdm
 
 from sae_features.errors import DigestMismatchError, InvalidParameterError
-from sae_features.items import check_texts
+from sae_features.items import Items, check_items
 from sae_features.once import Computation, rows_of
 from sae_features.parameters import (
     OVERFLOWS,
@@ -17,6 +17,7 @@ from sae_features.parameters import (
     check_count,
     check_device,
     check_dtype,
+    check_image_choices,
     check_prompt,
 )
 from sae_features.store import memory
@@ -24,6 +25,10 @@ from sae_features.targets import Request, Target, resolve_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy as np
+
+    from sae_features.architectures import Modality
 
 
 class BaseFeaturizer(TransformerMixin, BaseEstimator):
@@ -37,8 +42,8 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : sequence of str of length (n_items,)
-            Texts.
+        X : sequence of length (n_items,)
+            Texts or images, as :meth:`transform` takes them.
         y : ignored
 
         Returns
@@ -46,8 +51,8 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         self
         """
         self.check_parameters()
-        check_texts(X)
         target = self._target()
+        self._items(X, target)
         self.model_ = target.model.name
         for name, value in self._recorded(target).items():
             setattr(self, name, value)
@@ -88,15 +93,34 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
             "processor_digest_": target.model.processor_digest,
         }
         if target.sae is not None:
-            recorded["sae_digest_"] = target.sae.digest(target.model.d_model)
+            recorded["sae_digest_"] = target.sae.digest(target.model.width(target.point))
         return recorded
 
     def _width(self, target: Target) -> int:
-        return target.sae.n_latents if target.sae is not None else target.model.d_model
+        return target.sae.n_latents if target.sae is not None else target.model.width(target.point)
 
-    def computation(self) -> Computation:
-        """Return who computes; raise where it is not what the estimator was fitted with."""
+    def _items(self, X: Any, target: Target) -> Items:
+        """Return the items in ``X`` as the model takes them."""
+        items = check_items(X, target.model.modalities)
+        if items.modality == "image":
+            check_image_choices(self.max_length, self.overflow)
+        return items
+
+    def read_items(self, X: Any) -> tuple[Items, Computation]:
+        """Return the items in ``X``, and who computes.
+
+        Raises
+        ------
+        InvalidInputError, InputTypeError
+            If ``X`` cannot be used.
+        DigestMismatchError
+            If it is not what the estimator was fitted with.
+        """
         target = self._target()
+        items = self._items(X, target)
+        return items, self._computation(target, items.modality)
+
+    def _computation(self, target: Target, modality: Modality) -> Computation:
         self._check_recorded(target)
         return Computation(
             target,
@@ -105,6 +129,7 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
             self.max_length,
             self.overflow,
             self.dtype or "float32",
+            modality,
         )
 
     def _rows(
@@ -112,22 +137,23 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         X: Any,
         pool: Callable[[list[Any], Target], Any],
         stack: Callable[[list[Any]], Any],
+        take: Callable[[Any, np.ndarray], Any] | None = None,
     ) -> Any:
         self.check_parameters()
-        texts = check_texts(X)
-        computation = self.computation()
+        items, computation = self.read_items(X)
         target = computation.target
         name = type(self).__name__
-        with tqdm(total=len(texts), unit="text", desc=name, disable=not self.verbose) as bar:
+        with tqdm(total=len(items), unit=items.modality, desc=name, disable=not self.verbose) as bar:
             return rows_of(
                 computation,
-                texts,
+                items,
                 lambda values: pool(values, target),
                 stack,
                 store=None if self.cache is False else memory.SHARED,
                 device=self.device,
                 batch_size=self.batch_size,
                 progress=bar.update,
+                take=take,
             )
 
     def check_parameters(self) -> None:

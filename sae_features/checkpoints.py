@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from sae_features.assets import file_sha256, hub_is_offline
 from sae_features.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -23,6 +24,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 DISTRIBUTED_SHARDS = "shard-*-model-*-of-*.safetensors"
 REDIRECTIONS = ("transformers_weights", "configuration_files")
 """Entries of a configuration that make transformers read other files than those we digest."""
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
+"""Entries of a configuration that say how many positions a model has."""
 VOCABULARY_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -41,32 +44,50 @@ PROCESSOR_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
     "preprocessor_config.json",
+    "processor_config.json",
+    "modules.json",
 )
-MODEL_PATTERNS = (CONFIG, "model*.safetensors", WEIGHT_INDEX, ADAPTER_CONFIG, *PROCESSOR_FILES)
+SENTENCE_PARTS = ("config.json", "model.safetensors")
+"""Files in the folders that ``modules.json`` names."""
+MODEL_PATTERNS = (
+    CONFIG,
+    "model*.safetensors",
+    WEIGHT_INDEX,
+    ADAPTER_CONFIG,
+    *PROCESSOR_FILES,
+    *(f"{number}_{kind}/{name}" for number in "1234" for kind in ("Pooling", "Dense")
+      for name in SENTENCE_PARTS),
+)  # fmt: skip
 """What is fetched of a repository."""
 
 
 def is_complete(folder: Path) -> bool:
     """Tell whether a folder of the hub's cache has all that a model needs.
 
-    That is a configuration, all of the weights, a vocabulary and ``tokenizer_config.json``.  Other
-    programs leave parts of a repository there, and some repositories have no
+    That is a configuration, all of the weights, and a vocabulary with ``tokenizer_config.json`` or an
+    image processor.  Other programs leave parts of a repository there, and some repositories have no
     ``tokenizer_config.json``: it is worth a request, but offline a folder will do without.
     """
     try:
         _weights_that_are_there(folder)
     except CheckpointError:
         return False
-    return (
-        (folder / CONFIG).is_file()
-        and has_vocabulary(folder)
-        and ((folder / TOKENIZER_CONFIG).is_file() or hub_is_offline())
+    has_tokenizer = has_vocabulary(folder) and (
+        (folder / TOKENIZER_CONFIG).is_file() or hub_is_offline()
     )
+    return (folder / CONFIG).is_file() and (has_tokenizer or has_image_processor(folder))
 
 
 def has_vocabulary(folder: Path) -> bool:
     """Tell whether a folder has a file that makes a tokenizer."""
     return any((folder / name).is_file() for name in VOCABULARY_FILES)
+
+
+def has_image_processor(folder: Path) -> bool:
+    """Tell whether a folder has a file that makes an image processor."""
+    return any(
+        (folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -93,26 +114,59 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_context(folder: Path) -> int:
+def read_context(folder: Path, sizes: Mapping[str, Any]) -> int:
     """Return the longest window that a model's files advise, in tokens, special ones included.
 
-    The least of ``max_position_embeddings``, the tokenizer's ``model_max_length`` and, where it is a
-    sentence-transformers model, ``max_seq_length``.
+    The least of the positions that the model has, the tokenizer's ``model_max_length`` and, where it is
+    a sentence-transformers model, ``max_seq_length``.
+
+    Parameters
+    ----------
+    folder : Path
+        With the tokenizer.
+    sizes : mapping
+        The part of the configuration that is about the text model.
 
     Raises
     ------
     CheckpointError
-        If the configuration names none.
+        If none of them says anything.
     """
-    says = [read_config(folder).get("max_position_embeddings")]
+    says = [sizes.get(name) for name in POSITIONS]
     for name, key in ((TOKENIZER_CONFIG, "model_max_length"), (SENTENCE_CONFIG, "max_seq_length")):
         path = folder / name
         if path.is_file():
             says.append(_read_object(path).get(key))
     lengths = [int(n) for n in says if isinstance(n, int | float) and not isinstance(n, bool) and n > 0]
     if not lengths:
-        raise CheckpointError(f"{folder / CONFIG} names no max_position_embeddings; expected a number.")
+        message = (
+            f"{folder / CONFIG} names no max_position_embeddings; expected a number. Give max_length=…"
+        )
+        raise CheckpointError(message)
     return min(lengths)
+
+
+def sentence_modules(folder: Path) -> list[tuple[str, Path]] | None:
+    """Return kind and folder of the modules of a sentence-transformers model, or None if it is none.
+
+    Raises
+    ------
+    CheckpointError
+        If ``modules.json`` is damaged or names a folder elsewhere.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    modules = []
+    try:
+        for entry in json.loads(path.read_text(encoding="utf-8")):
+            kind, name = str(entry["type"]).rpartition(".")[2], str(entry["path"])
+            if name and not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+                raise CheckpointError(f"{path} names the folder {name!r}; expected one beside it.")
+            modules.append((kind, folder / name))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged; expected a list of modules.") from error
+    return modules
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -172,14 +226,19 @@ def _weights_that_are_there(folder: Path) -> list[Path]:
 
 
 def processor_files(folder: Path) -> list[Path]:
-    """Return the files that determine what the model is given: configuration and tokenizer."""
+    """Return the files that determine what the model is given, and what is made of its output.
+
+    Those are the configuration, the tokenizer, the image processor and the pooling of sentences.
+    """
     paths = [folder / name for name in (CONFIG, *PROCESSOR_FILES)]
+    pooling = sentence_modules(folder) or []
+    paths += [place / name for _, place in pooling if place != folder for name in SENTENCE_PARTS]
     return [path for path in paths if path.is_file()]
 
 
-def digest_of_files(paths: Sequence[Path]) -> str:
-    """Return a SHA-256 of names and contents of files."""
-    contents = {path.name: file_sha256(path) for path in paths}
+def digest_of_files(folder: Path, paths: Sequence[Path]) -> str:
+    """Return a SHA-256 of names, relative to a folder, and contents of files."""
+    contents = {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 

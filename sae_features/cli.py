@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import sae_features
-from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning
+from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning, expected_one_of
 from sae_features.parameters import DTYPES, OVERFLOWS, POOLINGS, TOKENS
 
 if TYPE_CHECKING:
@@ -76,7 +76,13 @@ def _parser() -> argparse.ArgumentParser:
 
     verb("demo", _demo, "Classify movie snippets by SAE latents, beside baselines.")
     verb("info", _info, "Show versions, devices and caches.")
-    verb("plugins", _plugins, "List the installed model families and SAE formats.")
+    plugins = verb("plugins", _plugins, "List the installed model families and SAE formats.")
+    plugins.add_argument(
+        "--check",
+        action="store_true",
+        help="run the conformance kit on small random models of every family",
+    )
+    plugins.add_argument("--family", metavar="NAME", help="only this family")
     inspect = verb("inspect", _inspect, "Describe an SAE from its headers; --verify checks its weights.")
     inspect.add_argument("sae", metavar="PATH|ID", help="file, folder or id of an SAE")
     inspect.add_argument("--format", help="format of the files (default: detected)")
@@ -92,17 +98,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     saes.add_argument("--format", metavar="F", help="name of the files' format (gemma_scope, saelens …)")
     saes.add_argument("--layer", type=int, metavar="L", help="block, counted from 0")
-    extract = verb("extract", _extract, "Turn the texts of a file into a file of sparse features.")
+    extract = verb("extract", _extract, "Turn texts (or images) into a file of sparse features.")
     _add_extract_options(extract)
     return parser
 
 
 def _add_extract_options(extract: argparse.ArgumentParser) -> None:
-    extract.add_argument("input", metavar="INPUT", help=".txt (a text per line), .csv, .tsv or .jsonl")
+    extract.add_argument(
+        "input",
+        metavar="INPUT",
+        help=".txt (an item per line), .csv, .tsv or .jsonl: texts, or paths of images for a vision "
+        "model; or a folder of images",
+    )
     extract.add_argument(
         "-o", "--output", required=True, metavar="OUT", help=".npz or .parquet (with provenance)"
     )
-    extract.add_argument("--column", help="column of texts (default: 'text', or the only one)")
+    extract.add_argument("--column", help="column of items (default: 'text', or the only one)")
     extract.add_argument("--model", help="alias, folder or owner/name on the hub (default: minilm)")
     extract.add_argument("--layer", type=int, help="block, counted from 0")
     extract.add_argument("--site", help="what is read of the block (default: resid_post)")
@@ -166,9 +177,14 @@ def _plugins(options: argparse.Namespace) -> None:
     from sae_features.families import GROUP as FAMILIES
     from sae_features.saes.formats import GROUP as FORMATS
 
+    if options.check:
+        _check_plugins(options)
+        return
     rows = []
     for kind, group in (("family", FAMILIES), ("sae_format", FORMATS)):
         for record in discovery.records(group):
+            if options.family not in {None, record.name}:
+                continue
             row = {
                 "kind": kind,
                 "name": record.name,
@@ -188,6 +204,27 @@ def _plugins(options: argparse.Namespace) -> None:
         for row in rows
     ]
     _print(rows, options, "\n".join(lines) or "No plugin is installed.")
+
+
+def _check_plugins(options: argparse.Namespace) -> None:
+    from sae_features.errors import PluginError
+    from sae_features.families import families, list_families
+    from sae_features.testing.table import as_text, check_installed
+
+    known = list_families()
+    if options.family is not None and options.family not in known:
+        raise PluginError(expected_one_of("family", options.family, known))
+    names = list(known) if options.family is None else [options.family]
+    rows = check_installed(
+        names,
+        families(),
+        lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
+    )
+    _print(rows, options, as_text(rows))
+    failed = [row for row in rows if row["failed"] or row["error"]]
+    if failed:
+        named = ", ".join(dict.fromkeys(row["family"] for row in failed))
+        raise PluginError(f"The families {named} do not pass; the table says why.")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -221,15 +258,15 @@ def _saes(options: argparse.Namespace) -> None:
 
 def _extract(options: argparse.Namespace) -> None:
     from sae_features import SAEFeaturizer
-    from sae_features.extract import check_output, provenance_of, read_texts, source_of, write_features
+    from sae_features.extract import check_output, provenance_of, read_items, source_of, write_features
 
     output = check_output(options.output)
-    texts = read_texts(options.input, options.column)
+    items = read_items(options.input, options.column)
     given = {name: getattr(options, name) for name in EXTRACT_PARAMETERS}
     featurizer = SAEFeaturizer(**given, cache=False, verbose=not options.quiet)
-    rows = featurizer.fit(texts).transform(texts)
+    rows = featurizer.fit(items).transform(items)
     provenance = provenance_of(
-        featurizer, input=source_of(options.input, options.column), n_items=len(texts)
+        featurizer, input=source_of(options.input, options.column), n_items=len(items)
     )
     write_features(output, rows, provenance)
     result = {
@@ -252,7 +289,7 @@ def _n_gpus() -> int:
 
 
 def _default_model() -> str:
-    from sae_features.families import find_model
+    from sae_features.models import find_model
     from sae_features.targets import DEFAULT_MODEL
 
     try:

@@ -1,8 +1,9 @@
-"""Texts from a file in, features to a file out, with their provenance inside."""
+"""Items from a file or a folder in, features to a file out, with their provenance inside."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import platform
@@ -33,7 +34,47 @@ if TYPE_CHECKING:
     from sae_features.featurizer import SAEFeaturizer
 
 INPUT_KINDS = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson")
+IMAGE_KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif")
 DEFAULT_COLUMN = "text"
+
+
+def read_items(path: str | Path, column: str | None = None) -> list[Any]:
+    """Read what a model takes: texts or paths of images from a file, or the images in a folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file, as :func:`read_texts` takes it; or a folder, whose images are taken in the order of
+        their names, those in folders inside it, too.
+    column : str, optional
+        Of a file: column or field.
+
+    Returns
+    -------
+    list of str or list of Path
+        One per row, or per image.
+
+    Raises
+    ------
+    AssetNotFoundError
+        If nothing is there, or the folder has no images.
+    InvalidParameterError, InvalidInputError
+        As :func:`read_texts`.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return list(read_texts(path, column))
+    if column is not None:
+        raise InvalidParameterError(f"Got column={column!r}; a folder has no columns.")
+    images = _images_in(folder)
+    if not images:
+        message = f"{str(path)!r} has no images; expected files of kind {', '.join(IMAGE_KINDS)}."
+        raise AssetNotFoundError(message)
+    return list(images)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in IMAGE_KINDS]
 
 
 def read_texts(path: str | Path, column: str | None = None) -> list[str]:
@@ -253,8 +294,13 @@ def read_features(path: str | Path) -> tuple[sp.csr_matrix, dict[str, Any]]:
 
 
 def source_of(path: str | Path, column: str | None) -> dict[str, Any]:
-    """Return what identifies an input file: name, digest and column."""
-    return {"file": Path(path).name, "sha256": file_sha256(path), "column": column}
+    """Return what identifies an input: name, digest and column; of a folder the images in order, too."""
+    place = Path(path)
+    if not place.is_dir():
+        return {"file": place.name, "sha256": file_sha256(place), "column": column}
+    digests = {image.relative_to(place).as_posix(): file_sha256(image) for image in _images_in(place)}
+    digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    return {"folder": place.resolve().name, "sha256": digest, "images": list(digests)}
 
 
 @contextmanager

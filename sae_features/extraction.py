@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from sae_features.backbones.backbone import will_run
+from sae_features.hook_point import EMBEDDING
 from sae_features.pooling import pool_activations
 from sae_features.ragged import TokenActivations, TokenCodes, offsets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sae_features.backbones.text import TextBackbone
+    from sae_features.backbones.backbone import Backbone
     from sae_features.backbones.tokens import TokenPolicy
+    from sae_features.backbones.windows import Windows
     from sae_features.hook_point import HookPoint
+    from sae_features.images import PatchGrid
+    from sae_features.items import Items
     from sae_features.parameters import Pooling
     from sae_features.saes.autoencoder import SparseAutoencoder
 
@@ -132,8 +137,8 @@ class Extracted:
 
 
 def extract(
-    backbone: TextBackbone,
-    texts: Sequence[str],
+    backbone: Backbone,
+    items: Items,
     policy: TokenPolicy,
     readers: Sequence[Reader],
     *,
@@ -141,13 +146,13 @@ def extract(
     positions: Sequence[int] | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Extracted:
-    """Run a backbone once over texts, for any number of readers.
+    """Run a backbone once over items, for any number of readers.
 
     Parameters
     ----------
-    backbone : TextBackbone
+    backbone : Backbone
         The model.
-    texts : sequence of str
+    items : Items
         Best without repeats.
     policy : TokenPolicy
         Which tokens the model sees and which count.
@@ -156,50 +161,70 @@ def extract(
     batch_size : int, optional
         Windows in a batch; by their length if not given.
     positions : sequence of int, optional
-        What an error calls each text; its place in ``texts`` if not given.
+        What an error calls each item; its place in ``items`` if not given.
     progress : callable, optional
-        Called with the number of texts that were finished.
+        Called with the number of items that were finished.
 
     Returns
     -------
     Extracted
-        Its positions are places in ``texts``.
+        Its positions are places in ``items``.
 
     Raises
     ------
     InvalidInputError
-        If activations are not finite.
+        If an image cannot be read, or activations are not finite.
     """
-    windows = backbone.tokenize(texts, policy)
-    n_open = np.bincount(windows.items, minlength=len(texts))
-    for window in (w for w, mask in enumerate(windows.counted) if not mask.any()):
-        n_open[windows.items[window]] -= 1  # never run
-    if progress:
-        progress(int((n_open == 0).sum()))
-    kept: list[dict[int, Any]] = [{} for _ in readers]
+    windows = backbone.windows(items, policy)
     points = list(dict.fromkeys(reader.point for reader in readers))
+    unfinished = _Unfinished(windows, will_run(windows, points), len(items), progress)
+    kept: list[dict[int, Any]] = [{} for _ in readers]
     for batch in backbone.run(windows, points, batch_size=batch_size, positions=positions):
         for reader, by_window in zip(readers, kept, strict=True):
-            pieces = reader.read(batch.values[reader.point], batch.lengths)
+            pieces = reader.read(batch.values[reader.point], batch.lengths[reader.point])
             by_window.update(zip(batch.windows.tolist(), pieces, strict=True))
-        if progress:
-            finished = 0
-            for window in batch.windows:
-                item = windows.items[window]
-                n_open[item] -= 1
-                finished += int(n_open[item] == 0)
-            progress(finished)
+        unfinished.leave(batch.windows)
     windows_of: dict[int, list[int]] = defaultdict(list)
     for window, item in enumerate(windows.items):
         windows_of[item].append(window)
     values = [
         [
-            reader.join([by_window[w] for w in windows_of[item] if w in by_window])
-            for item in range(len(texts))
+            _with_grid(
+                reader.join([by_window[w] for w in windows_of[item] if w in by_window]),
+                windows.grids[item] if windows.grids and reader.point.site != EMBEDDING else None,
+            )
+            for item in range(len(items))
         ]
         for reader, by_window in zip(readers, kept, strict=True)
     ]
-    return Extracted(values, windows.truncated, windows.empty)
+    counts_tokens = any(reader.point.site != EMBEDDING for reader in readers)
+    return Extracted(values, windows.truncated, windows.empty if counts_tokens else [])
+
+
+class _Unfinished:
+    """Counts how many windows of each item are still to come, and tells when items are finished."""
+
+    def __init__(
+        self, windows: Windows, runs: np.ndarray, n_items: int, tell: Callable[[int], Any] | None
+    ) -> None:
+        self.items = np.array(windows.items, np.int64)
+        self.open = np.bincount(self.items[runs], minlength=n_items)
+        self.tell = tell
+        if tell:
+            tell(int((self.open == 0).sum()))
+
+    def leave(self, windows: np.ndarray) -> None:
+        items, counts = np.unique(self.items[windows], return_counts=True)
+        self.open[items] -= counts
+        if self.tell:
+            self.tell(int((self.open[items] == 0).sum()))
+
+
+def _with_grid(value: Any, grid: PatchGrid | None) -> Any:
+    """Return the codes of an image with its grid; anything else as it is."""
+    if grid is None or not isinstance(value, TokenCodes):
+        return value
+    return replace(value, grids=(grid,))
 
 
 def encode_tokens(sae: SparseAutoencoder, values: torch.Tensor, item_offsets: np.ndarray) -> TokenCodes:
@@ -242,4 +267,5 @@ def codes_of_activations(sae: SparseAutoencoder, activations: TokenActivations) 
         Of the same items and tokens.
     """
     values = np.require(activations.values, requirements=["C", "W"])  # as torch wants it
-    return encode_tokens(sae, torch.from_numpy(values), activations.offsets)
+    codes = encode_tokens(sae, torch.from_numpy(values), activations.offsets)
+    return replace(codes, grids=activations.grids)

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from sae_features.base import BaseFeaturizer
 from sae_features.errors import InvalidParameterError
-from sae_features.items import check_texts
 from sae_features.once import fill_store
 from sae_features.parameters import (
     ACTIVATION_POOLINGS,
@@ -40,33 +39,36 @@ LABEL_SUFFIXES = (".json", ".csv")
 
 
 class SAEFeaturizer(BaseFeaturizer):
-    """Turn texts into rows of SAE latents.
+    """Turn texts or images into rows of SAE latents.
 
     A pretrained model runs up to one layer, its token activations pass through a sparse
-    autoencoder, and the latents are pooled into one sparse row per text.
+    autoencoder, and the latents are pooled into one sparse row per item.
 
     Parameters
     ----------
     model : str or Path, optional
-        An alias (``"minilm"``), a local folder, or ``owner/name[@revision]`` on the Hugging Face
-        hub.  Not given: the SAE's own model, or else ``"minilm"``.
+        An alias (``"minilm"``, ``"dinov2-small"``), a local folder, or ``owner/name[@revision]`` on
+        the Hugging Face hub.  Not given: the SAE's own model, or else ``"minilm"``.
     layer : int, optional
         Block whose activations are read, counted from 0; -1 is the last.  Not given: the SAE's own,
-        or else the layer of the model's default SAE.
+        or else the layer of the model's default SAE, or else the block that its family reads.
     site : str, optional
-        What is read of the block; ``"resid_post"`` is its output.  Not given: the SAE's own.
+        What is read of the block: ``"resid_pre"``, ``"resid_mid"``, ``"resid_post"`` (its output, the
+        default), ``"attn_out"``, ``"attn_z"``, ``"mlp_in"``, ``"mlp_normalized"``, ``"mlp_hidden"``,
+        ``"mlp_out"``; or ``"embedding"``, one pooled vector per item.  Another library's name, such as
+        ``"blocks.12.hook_mlp_out"``, stands for layer and site.  Not given: the SAE's own.
     sae : str or Path, optional
         An id that a plugin knows (``"minilm-topk-4k/layer_3"``), a file or folder, or
         ``"random:WIDTH:K[:SEED]"``, the random control.  Not given: the model's default SAE.
     tokens : {"content", "all"}, default="content"
-        Which tokens count: ``"content"`` leaves out padding, BOS, EOS, CLS, SEP and the prompt;
-        ``"all"`` only padding.
+        Which tokens count: ``"content"`` leaves out padding, BOS, EOS, CLS, SEP, registers and the
+        prompt, and in decoders without a BOS the first token; ``"all"`` only padding.
     prompt : str, optional
-        A string with ``{}`` that stands around the text (``"query: {}"``), or ``"chat"`` for the
-        tokenizer's chat template.
+        A string with ``{}`` that stands around the text (``"query: {}"``) or, in vision-language
+        models, the image; or ``"chat"`` for the chat template.
     max_length : int, optional
         Longest window in tokens, special ones included.  Not given: the least of what the files of
-        model, tokenizer and SAE say (256 for MiniLM).
+        model, tokenizer and SAE say (256 for MiniLM).  Not for images.
     overflow : {"truncate", "chunk"}, default="truncate"
         What happens to longer texts: cut with a warning, or read in several windows.
     dtype : {"float32", "bfloat16", "float16", "float64"}, optional
@@ -81,9 +83,9 @@ class SAEFeaturizer(BaseFeaturizer):
     binarize : bool, default=False
         Make what is kept 1; without a threshold, what is above 0.
     batch_size : int, optional
-        Texts in a batch.  Not given: by their length.
+        Texts or images in a batch.  Not given: by their length.
     device : str, optional
-        Where the model runs; a GPU if there is one.
+        Where the model runs; a GPU if there is one.  ``"auto"`` spreads a large model over all devices.
     cache : None or False, optional
         None keeps codes in the memory of the process (512 MiB, the least recently used go first), so
         that a search over ``pooling``, ``token_top_n``, ``threshold`` and ``binarize`` runs the model
@@ -180,12 +182,15 @@ class SAEFeaturizer(BaseFeaturizer):
         self.verbose = verbose
 
     def transform(self, X: Any) -> Any:
-        """Return one row of latents per text.
+        """Return one row of latents per item.
 
         Parameters
         ----------
-        X : sequence of str of length (n_items,)
-            List, tuple, array, Series, or a data frame of one column.
+        X : sequence of length (n_items,)
+            List, tuple, array, Series, or a data frame of one column, of texts; or, for models that
+            take images, of paths, PIL images, uint8 arrays of shape (height, width) or (height, width,
+            3), or one array of shape (n_items, height, width, 3).  Where a model takes both, strings are
+            texts: give paths as ``Path``.
 
         Returns
         -------
@@ -214,6 +219,40 @@ class SAEFeaturizer(BaseFeaturizer):
         if not self.sparse_output:
             return rows.toarray()
         return sp.csr_array(rows) if _wants_sparse_array() else rows
+
+    def token_codes(self, X: Any) -> TokenCodes:
+        """Return the latents of every token, before pooling: where in an item a latent fires.
+
+        Parameters
+        ----------
+        X : sequence of length (n_items,)
+            As in :meth:`transform`.
+
+        Returns
+        -------
+        TokenCodes
+            ``codes.latent(17, item)`` is how strongly latent 17 fires at each counted token of an
+            item; of images ``codes.grids[item]`` says where the patches lie.
+
+        Raises
+        ------
+        InvalidParameterError, InvalidInputError, InputTypeError, DigestMismatchError
+            As in :meth:`transform`.
+
+        Examples
+        --------
+        >>> from sae_features import SAEFeaturizer
+        >>> codes = SAEFeaturizer().token_codes(["a moving film"])
+        >>> len(codes), codes.latent(0, 0).shape
+        (1, (3,))
+        """
+        parts: TokenCodes = self._rows(
+            X,
+            lambda values, target: TokenCodes.concatenate(values, self._width(target)),
+            lambda codes: TokenCodes.concatenate(codes, codes[0].n_latents),
+            take=_take_items,
+        )
+        return parts
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
         """Return the names of the latents; no model and no weights are loaded for it.
@@ -251,7 +290,7 @@ class SAEFeaturizer(BaseFeaturizer):
 
 
 class ActivationFeaturizer(BaseFeaturizer):
-    """Turn texts into pooled hidden states: the same estimator without the SAE, and its baseline.
+    """Turn texts or images into pooled hidden states: the same without the SAE, and its baseline.
 
     Parameters
     ----------
@@ -259,7 +298,7 @@ class ActivationFeaturizer(BaseFeaturizer):
         As in :class:`SAEFeaturizer`; ``"minilm"`` if not given.
     layer : int, optional
         Block whose activations are read, counted from 0; -1 is the last.  Not given: the layer of
-        the model's default SAE.
+        the model's default SAE, or else the block that its family reads.
     site, tokens, prompt, max_length, overflow, dtype : optional
         As in :class:`SAEFeaturizer`.  Where an SAE's own context is shorter than the model's, give its
         ``max_length``, to see the same tokens.
@@ -315,11 +354,11 @@ class ActivationFeaturizer(BaseFeaturizer):
         self.verbose = verbose
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return one row of pooled hidden states per text.
+        """Return one row of pooled hidden states per item.
 
         Parameters
         ----------
-        X : sequence of str of length (n_items,)
+        X : sequence of length (n_items,)
             As in :meth:`SAEFeaturizer.transform`.
 
         Returns
@@ -345,11 +384,11 @@ class ActivationFeaturizer(BaseFeaturizer):
         ndarray of shape (d,), object
         """
         target = resolve_target(self._request(), with_sae=False)
-        return np.array([f"activation_{i}" for i in range(target.model.d_model)], dtype=object)
+        return np.array([f"activation_{i}" for i in range(self._width(target))], dtype=object)
 
 
 def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) -> None:
-    """Run models over texts ahead, once for all featurizers that see the same tokens.
+    """Run models over items ahead, once for all featurizers that see the same tokens.
 
     What the featurizers need stays in the memory of the process, so that their ``transform`` runs
     no model: latents of several SAEs and layers and the hidden states beside them cost one run.
@@ -360,8 +399,8 @@ def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) ->
         Those with the same ``model``, ``tokens``, ``prompt``, ``max_length``, ``overflow`` and
         ``dtype`` share a run on the device and with the batch size of the first; with
         ``cache=False`` none may be.
-    X : sequence of str
-        Texts.
+    X : sequence
+        Texts or images, as ``transform`` takes them.
 
     Raises
     ------
@@ -386,21 +425,28 @@ def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) ->
                 f"Got a {type(featurizer).__name__}; expected SAEFeaturizer or ActivationFeaturizer."
             )
             raise InvalidParameterError(message)
-    texts = check_texts(X)
     for featurizer in featurizers:
         featurizer.check_parameters()
         if featurizer.cache is False:
             raise InvalidParameterError("Got a featurizer with cache=False; it would keep nothing.")
     lead = featurizers[0]
-    with tqdm(unit="text", desc="warm", disable=not lead.verbose) as bar:
+    read = [featurizer.read_items(X) for featurizer in featurizers]
+    items = read[0][0]
+    if any(other.modality != items.modality for other, _ in read):
+        raise InvalidParameterError("Got featurizers of texts and of images; expected one kind.")
+    with tqdm(unit=items.modality, desc="warm", disable=not lead.verbose) as bar:
         fill_store(
-            [featurizer.computation() for featurizer in featurizers],
-            texts,
+            [computation for _, computation in read],
+            items,
             store=memory.SHARED,
             device=lead.device,
             batch_size=lead.batch_size,
             progress=bar.update,
         )
+
+
+def _take_items(codes: TokenCodes, chosen: np.ndarray) -> TokenCodes:
+    return TokenCodes.concatenate([codes[int(item)] for item in chosen], codes.n_latents)
 
 
 def _check_output_config(estimator: Any) -> None:

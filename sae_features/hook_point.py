@@ -11,12 +11,25 @@ SITES = (
     "resid_mid",
     "attn_out",
     "attn_z",
-    "mlp_out",
+    "mlp_in",
+    "mlp_normalized",
     "mlp_hidden",
+    "mlp_out",
     "embedding",
 )
+"""Where a block is read:
+
+* ``resid_pre``, ``resid_mid``, ``resid_post``: the residual stream before the block, between attention
+  and MLP, and after the block;
+* ``attn_out``, ``mlp_out``: exactly what attention and MLP add to the residual stream;
+* ``attn_z``: what the heads give, side by side, before they are projected back;
+* ``mlp_in``, ``mlp_hidden``: what the MLP takes, and its activations before they are projected back;
+* ``mlp_normalized``: the normalised residual stream before the gain of the norm ahead of the MLP;
+* ``embedding``: not of a block but of the whole model: one pooled vector per item.
+"""
 BLOCK_SITES = ("resid_pre", "resid_post")
 """Sites that every stack of blocks has: what goes into a block, and what comes out."""
+EMBEDDING = "embedding"
 
 
 class HookPoint(NamedTuple):
@@ -28,12 +41,12 @@ class HookPoint(NamedTuple):
     """
 
     layer: int
-    """Number of the block, counted from 0."""
+    """Number of the block, counted from 0; the last one for ``embedding``."""
     site: str = "resid_post"
     """One of :data:`SITES`."""
 
     def __str__(self) -> str:
-        return f"layer {self.layer}, {self.site}"
+        return self.site if self.site == EMBEDDING else f"layer {self.layer}, {self.site}"
 
 
 _TRANSFORMER_LENS = {
@@ -43,35 +56,77 @@ _TRANSFORMER_LENS = {
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "attn_z",
+    "mlp.hook_in": "mlp_in",
     "mlp.hook_post": "mlp_hidden",
+    "ln2.hook_normalized": "mlp_normalized",
 }
-_BLOCKS = {"": "resid_post", ".output": "resid_post", ".input": "resid_pre"}
 _MODULES = {
     "layers": {
-        ".post_feedforward_layernorm.output": "mlp_out",  # Gemma 2 and 3, which alone have it
-        ".mlp.down_proj.input": "mlp_hidden",
-        ".self_attn.o_proj.input": "attn_z",
+        "pre_feedforward_layernorm.output": "mlp_in",  # Gemma 2 and 3, which alone have it
+        "post_feedforward_layernorm.output": "mlp_out",
+        "mlp.down_proj.input": "mlp_hidden",
+        "self_attn.o_proj.input": "attn_z",
     },
     "gpt_neox.layers": {
-        ".mlp": "mlp_out",
-        ".attention": "attn_out",
-        ".mlp.dense_4h_to_h.input": "mlp_hidden",
-        ".attention.dense.input": "attn_z",
+        "mlp.output": "mlp_out",
+        "attention.output": "attn_out",
+        "mlp.dense_4h_to_h.input": "mlp_hidden",
+        "attention.dense.input": "attn_z",
     },
     "h": {
-        ".mlp": "mlp_out",
-        ".attn": "attn_out",
-        ".mlp.c_proj.input": "mlp_hidden",
-        ".attn.c_proj.input": "attn_z",
+        "mlp.output": "mlp_out",
+        "attn.output": "attn_out",
+        "mlp.c_proj.input": "mlp_hidden",
+        "attn.c_proj.input": "attn_z",
     },
     "layer": {},
+    "block": {},
 }
 """By the name of a list of blocks; a module is left out where families mean different places by it, as
 ``layers.3.mlp`` is before a norm in some and what is added to the residual stream in others."""
 
 
+class ModulePlace(NamedTuple):
+    """The input or output of a module in a block, as other libraries name hook points."""
+
+    layer: int
+    """Number of the block, counted from 0."""
+    path: str
+    """Module inside the block, ``""`` for the block itself."""
+    side: str
+    """``"in"`` or ``"out"``."""
+    blocks: str
+    """Name of the list of blocks."""
+
+
+def parse_module_name(name: str) -> ModulePlace | None:
+    """Return the place that the path of a module stands for, or None.
+
+    Parameters
+    ----------
+    name : str
+        The path in a transformers model, with or without ``.input`` or ``.output`` (the default):
+        ``model.layers.12``, ``gpt_neox.layers.3``, ``h.3.attn``, ``layers.12.mlp.input``.
+
+    Examples
+    --------
+    >>> parse_module_name("model.layers.3.self_attn.o_proj.input")
+    ModulePlace(layer=3, path='self_attn.o_proj', side='in', blocks='layers')
+    """
+    match = re.fullmatch(
+        r"(?:base_model\.|model\.|transformer\.|language_model\.|vision_tower\.|vision_model\.|encoder\.)*"
+        r"((?:gpt_neox\.)?layers|h|layer|block)\.(\d{1,4})((?:\.\w+)*?)(\.input|\.output)?",
+        name,
+        re.ASCII,
+    )
+    if match is None:
+        return None
+    path, side = match[3].removeprefix("."), "in" if match[4] == ".input" else "out"
+    return ModulePlace(int(match[2]), path, side, match[1])
+
+
 def parse_hook_name(name: object) -> HookPoint | None:
-    """Return the hook point that another library's name stands for, or None.
+    """Return the hook point that another library's name stands for in every model, or None.
 
     Parameters
     ----------
@@ -83,7 +138,8 @@ def parse_hook_name(name: object) -> HookPoint | None:
     Returns
     -------
     HookPoint or None
-        None where the name says nothing that every family understands alike.
+        None where the name says nothing that every family understands alike; a loaded model may
+        understand it (:meth:`sae_features.backbones.backbone.Backbone.parse`).
 
     Examples
     --------
@@ -97,13 +153,11 @@ def parse_hook_name(name: object) -> HookPoint | None:
     lens = re.fullmatch(r"blocks\.(\d{1,4})\.(\w+(?:\.\w+)?)", name, re.ASCII)
     if lens and lens[2] in _TRANSFORMER_LENS:
         return HookPoint(int(lens[1]), _TRANSFORMER_LENS[lens[2]])
-    module = re.fullmatch(
-        r"(?:base_model\.|model\.|transformer\.|language_model\.|encoder\.)*"
-        r"((?:gpt_neox\.)?layers|h|layer)\.(\d{1,4})((?:\.\w+)*)",
-        name,
-        re.ASCII,
-    )
-    if module is None:
+    place = parse_module_name(name)
+    if place is None:
         return None
-    site = _BLOCKS.get(module[3]) or _MODULES[module[1]].get(module[3])
-    return HookPoint(int(module[2]), site) if site is not None else None
+    if not place.path:
+        return HookPoint(place.layer, "resid_post" if place.side == "out" else "resid_pre")
+    words = {"in": "input", "out": "output"}
+    site = _MODULES[place.blocks].get(f"{place.path}.{words[place.side]}")
+    return HookPoint(place.layer, site) if site is not None else None

@@ -4,14 +4,87 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sae_features.errors import InputTypeError, InvalidInputError
+from sae_features.images import check_images
+
+if TYPE_CHECKING:
+    from sae_features.architectures import Modality
+
+
+@dataclass(frozen=True)
+class Items:
+    """Checked items, all of one modality.
+
+    Attributes
+    ----------
+    modality : {"text", "image"}
+        What they are.
+    values : list of str or list of Picture
+        One per item, in order.
+    """
+
+    modality: Modality
+    values: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def digests(self) -> list[bytes]:
+        """Return the SHA-256 of each item; files are read for it."""
+        if self.modality == "text":
+            return [text_digest(text) for text in self.values]
+        return [picture.digest for picture in self.values]
+
+
+def check_items(X: Any, modalities: Sequence[Modality]) -> Items:
+    """Return what ``X`` holds, or say which item a model cannot take.
+
+    Parameters
+    ----------
+    X : sequence
+        Texts (see :func:`check_texts`) or images: paths, PIL images, uint8 arrays of shape (height,
+        width) or (height, width, 3), or one array of shape (n, height, width, 3).
+    modalities : sequence of {"text", "image"}
+        What the model takes.  Where it takes both, strings are texts: give paths as ``Path``.
+
+    Raises
+    ------
+    InputTypeError, InvalidInputError
+        As the message says.
+
+    Examples
+    --------
+    >>> check_items(["a", "b"], ("text",)).modality
+    'text'
+    """
+    if "image" not in modalities:
+        return Items("text", check_texts(X))
+    items = _images_of_array(X) if _has_images(X) else _as_list(X, IMAGE_SEQUENCES)
+    if not items:
+        raise InvalidInputError("Got no items; expected at least one image.")
+    if "text" in modalities and not any(_is_image(item) for item in items):
+        return Items("text", check_texts(items))
+    for position, item in enumerate(items):
+        if _is_missing(item):
+            message = f"Got {item!r} as item {position}; expected an image. Drop missing items first."
+            raise InvalidInputError(message)
+        if "text" in modalities and isinstance(item, str):
+            message = (
+                f"Got a text as item {position} among images; expected items of one kind. Give paths "
+                "of images as pathlib.Path."
+            )
+            raise InputTypeError(message)
+    return Items("image", check_images(items))
+
 
 SEQUENCES = "a list, tuple, 1-D array, pandas or polars Series, or a data frame of one column"
+IMAGE_SEQUENCES = f"{SEQUENCES}, or an array of shape (n, height, width, 3)"
 
 
 def check_texts(X: Any) -> list[str]:
@@ -55,13 +128,15 @@ def text_digest(text: str) -> bytes:
     return hashlib.sha256(b"text\0" + text.encode()).digest()
 
 
-def _as_list(X: Any) -> list[Any]:
-    if isinstance(X, str | bytes):
-        message = f"Got a single {type(X).__name__}; expected a sequence of texts: wrap it in a list."
+def _as_list(X: Any, expected: str = SEQUENCES) -> list[Any]:
+    takes_images = expected != SEQUENCES
+    if isinstance(X, str | bytes) or (takes_images and (isinstance(X, PurePath) or _is_picture(X))):
+        kind = "images" if takes_images else "texts"
+        message = f"Got a single {type(X).__name__}; expected a sequence of {kind}: wrap it in a list."
         raise InputTypeError(message)
     if isinstance(X, Iterator):
         message = (
-            f"Got a {type(X).__name__}, which can be read only once; expected {SEQUENCES}: pass list(X)."
+            f"Got a {type(X).__name__}, which can be read only once; expected {expected}: pass list(X)."
         )
         raise InputTypeError(message)
     if isinstance(X, np.ndarray):
@@ -72,8 +147,22 @@ def _as_list(X: Any) -> list[Any]:
             if hasattr(column, method):
                 return list(getattr(column, method)())
     if isinstance(X, Mapping) or not isinstance(X, Sequence):
-        raise InputTypeError(f"Got X of type {type(X).__name__}; expected {SEQUENCES}.")
+        raise InputTypeError(f"Got X of type {type(X).__name__}; expected {expected}.")
     return list(X)
+
+
+def _has_images(X: Any) -> bool:
+    return isinstance(X, np.ndarray) and (X.ndim > 2 or (X.ndim == 2 and X.shape[1] != 1))
+
+
+def _images_of_array(array: np.ndarray) -> list[Any]:
+    if array.ndim != 4:
+        message = (
+            f"Got an array of shape {array.shape}; expected (n, height, width, 3). Wrap a single image "
+            "in a list; give grey ones as list(X)."
+        )
+        raise InvalidInputError(message)
+    return list(array)
 
 
 def _only_column(X: Any) -> Any:
@@ -133,6 +222,13 @@ def _is_missing(item: Any) -> bool:
     return isinstance(item, float) and item != item  # noqa: PLR0124 NaN
 
 
+def _is_picture(item: Any) -> bool:
+    return type(item).__module__.partition(".")[0] == "PIL"
+
+
 def _is_image(item: Any) -> bool:
-    is_picture = type(item).__module__.partition(".")[0] == "PIL"
-    return is_picture or isinstance(item, PurePath) or (isinstance(item, np.ndarray) and item.ndim >= 2)
+    return (
+        _is_picture(item)
+        or isinstance(item, PurePath)
+        or (isinstance(item, np.ndarray) and item.ndim >= 2)
+    )

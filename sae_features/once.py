@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from sae_features.errors import SAEFeaturesWarning
-from sae_features.items import text_digest
+from sae_features.items import Items
 from sae_features.notices import Notices
 from sae_features.weights import backbone_of, shared_sae
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from sae_features.architectures import Modality
     from sae_features.extraction import Reader
     from sae_features.store.memory import MemoryStore
     from sae_features.targets import Target
@@ -28,6 +29,8 @@ Rows = TypeVar("Rows")
 SCHEMA = 1
 CHUNK_ITEMS = 4096
 CHUNK_CHARACTERS = 1_000_000
+IMAGE_CHARACTERS = 1000
+"""What an image counts as: a text of about as many tokens as it has patches."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Computation:
         Model, hook point and SAE.
     tokens, prompt, max_length, overflow, dtype
         As in :class:`sae_features.SAEFeaturizer`.
+    modality : {"text", "image"}
+        What the items are.
     """
 
     target: Target
@@ -48,6 +53,7 @@ class Computation:
     max_length: int | None
     overflow: str
     dtype: str
+    modality: Modality = "text"
 
     @property
     def identity(self) -> str:
@@ -57,7 +63,7 @@ class Computation:
             SCHEMA,
             *self.model_run,
             list(self.target.point),
-            sae and sae.digest(model.d_model),
+            sae and sae.digest(model.width(self.target.point)),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -76,11 +82,17 @@ class Computation:
             self.overflow,
             self.prepend_bos,
             self.dtype,
+            self.modality,
         )
 
     @property
-    def longest(self) -> int:
-        """``max_length`` as given, or else the least that model, tokenizer and SAE say of themselves."""
+    def longest(self) -> int | None:
+        """``max_length`` as given, or else the least that model, tokenizer and SAE say of themselves.
+
+        None for images, whose number of tokens the model decides.
+        """
+        if self.modality == "image":
+            return None if self.max_length is None else int(self.max_length)
         if self.max_length is not None:
             return int(self.max_length)  # may be numpy's
         context = self.target.sae.metadata.get("max_length") if self.target.sae else None
@@ -96,7 +108,7 @@ class Computation:
 
 def rows_of(
     computation: Computation,
-    texts: Sequence[str],
+    items: Items,
     pool: Callable[[list[Any]], Rows],
     stack: Callable[[list[Rows]], Rows],
     *,
@@ -104,14 +116,15 @@ def rows_of(
     device: str | None,
     batch_size: int | None,
     progress: Callable[[int], Any] | None = None,
+    take: Callable[[Rows, np.ndarray], Rows] | None = None,
 ) -> Rows:
-    """Return one row per text, in order; the model sees each different text at most once.
+    """Return one row per item, in order; the model sees each different item at most once.
 
     Parameters
     ----------
     computation : Computation
         Who computes.
-    texts : sequence of str
+    items : Items
         May repeat.
     pool : callable
         Turns values (TokenCodes; PooledItem where the target has no SAE) into rows.
@@ -124,27 +137,26 @@ def rows_of(
     batch_size : int, optional
         Windows in a batch.
     progress : callable, optional
-        Called with numbers of texts that were finished.
+        Called with numbers of items that were finished.
+    take : callable, optional
+        Takes the rows of some items, by their numbers, where an index does not.
     """
     identity = computation.identity
-    notices = Notices(texts)
+    notices = Notices(items.values)
     needed = 0
-    first: dict[str, int] = {}
-    for position, text in enumerate(texts):
-        first.setdefault(text, position)
+    all_digests, first = _first_positions(items)
     unique = list(first)
     if progress:
-        progress(len(texts) - len(unique))
+        progress(len(items) - len(unique))
     parts = []
-    for start, stop in _chunks(unique):
-        chunk = unique[start:stop]
-        digests = [text_digest(text) for text in chunk]
+    for start, stop in _chunks([items.values[position] for position in first.values()]):
+        digests = unique[start:stop]
         values = store.get_many(identity, digests) if store is not None else {}
-        missing = [i for i, digest in enumerate(digests) if digest not in values]
+        missing = [digest for digest in digests if digest not in values]
         if progress:
-            progress(len(chunk) - len(missing))
+            progress(len(digests) - len(missing))
         if missing:
-            wanted = {first[chunk[i]]: chunk[i] for i in missing}
+            wanted = {first[digest]: items.values[first[digest]] for digest in missing}
             (fresh,) = _compute(
                 [computation],
                 wanted,
@@ -153,7 +165,7 @@ def rows_of(
                 batch_size=batch_size,
                 progress=progress,
             )
-            computed = dict(zip((digests[i] for i in missing), fresh, strict=True))
+            computed = dict(zip(missing, fresh, strict=True))
             values |= computed
             if store is not None:
                 store.put_many(identity, computed)
@@ -163,15 +175,16 @@ def rows_of(
     if store is not None:
         _warn_if_too_large(needed, store)
     rows: Any = parts[0] if len(parts) == 1 else stack(parts)
-    if len(unique) < len(texts):
-        number = {text: i for i, text in enumerate(unique)}
-        rows = rows[np.array([number[text] for text in texts])]
+    if len(unique) < len(items):
+        number = {digest: i for i, digest in enumerate(unique)}
+        chosen = np.array([number[digest] for digest in all_digests])
+        rows = rows[chosen] if take is None else take(rows, chosen)
     return cast("Rows", rows)
 
 
 def fill_store(
     computations: Sequence[Computation],
-    texts: Sequence[str],
+    items: Items,
     *,
     store: MemoryStore,
     device: str | None,
@@ -184,25 +197,25 @@ def fill_store(
     ----------
     computations : sequence of Computation
         Who computes.
-    texts, store, device, batch_size, progress
-        As in :func:`rows_of`; ``progress`` counts each text once per model run.
+    items, store, device, batch_size, progress
+        As in :func:`rows_of`; ``progress`` counts each item once per model run.
     """
     together: dict[tuple[Any, ...], list[Computation]] = defaultdict(list)
     for computation in computations:
         together[computation.model_run].append(computation)
-    notices = Notices(texts)
+    notices = Notices(items.values)
     needed = 0
-    first = {text: position for position, text in reversed(list(enumerate(texts)))}
-    unique = sorted(first, key=first.__getitem__)
+    _, first = _first_positions(items)
+    unique = list(first)
     for sharing in together.values():
-        for start, stop in _chunks(unique):
-            chunk = {text_digest(text): text for text in unique[start:stop]}
-            found = [store.get_many(c.identity, list(chunk)) for c in sharing]
-            lacking = [d for d in chunk if not all(d in values for values in found)]
+        for start, stop in _chunks([items.values[position] for position in first.values()]):
+            digests = unique[start:stop]
+            found = [store.get_many(c.identity, digests) for c in sharing]
+            lacking = [d for d in digests if not all(d in values for values in found)]
             if progress:
-                progress(len(chunk) - len(lacking))
+                progress(len(digests) - len(lacking))
             if lacking:
-                wanted = {first[chunk[digest]]: chunk[digest] for digest in lacking}
+                wanted = {first[digest]: items.values[first[digest]] for digest in lacking}
                 fresh = _compute(
                     sharing,
                     wanted,
@@ -218,34 +231,44 @@ def fill_store(
     _warn_if_too_large(needed, store)
 
 
+def _first_positions(items: Items) -> tuple[list[bytes], dict[bytes, int]]:
+    """Return the digest of each item, and where each different one comes first."""
+    digests = items.digests()
+    first: dict[bytes, int] = {}
+    for position, digest in enumerate(digests):
+        first.setdefault(digest, position)
+    return digests, first
+
+
 def _compute(
     computations: Sequence[Computation],
-    texts: dict[int, str],
+    items: dict[int, Any],
     notices: Notices,
     *,
     device: str | None,
     batch_size: int | None,
     progress: Callable[[int], Any] | None,
 ) -> list[list[Any]]:
-    """Run the model once over texts, given by their positions in ``X``, for all computations."""
+    """Run the model once over items, given by their positions in ``X``, for all computations."""
     from sae_features.extraction import extract
 
     shared = computations[0]
     backbone = backbone_of(shared.target.model, device=device, dtype=shared.dtype)
     longest = shared.longest
-    if shared.max_length is None:
+    if shared.max_length is None and longest is not None:
         longest = min(longest, backbone.max_length)
     policy = backbone.token_policy(
+        shared.modality,
         tokens=shared.tokens,
         prompt=shared.prompt,
         max_length=longest,
         overflow=shared.overflow,
         prepend_bos=shared.prepend_bos,
     )
-    positions = list(texts)
+    positions = list(items)
     extracted = extract(
         backbone,
-        list(texts.values()),
+        Items(shared.modality, list(items.values())),
         policy,
         [_reader(computation.target, device) for computation in computations],
         batch_size=batch_size,
@@ -261,9 +284,9 @@ def _compute(
 def _warn_if_too_large(needed: int, store: MemoryStore) -> None:
     if needed > store.max_bytes:
         message = (
-            f"What is kept of these texts takes {needed / 2**20:,.0f} MiB, more than the "
+            f"What is kept of these items takes {needed / 2**20:,.0f} MiB, more than the "
             f"{store.max_bytes / 2**20:,.0f} MiB of the store in memory: another setting will run the "
-            "model again. Search on fewer texts, or with a smaller max_length."
+            "model again. Search on fewer items, or with a smaller max_length."
         )
         warnings.warn(message, SAEFeaturesWarning, stacklevel=5)
 
@@ -271,19 +294,19 @@ def _warn_if_too_large(needed: int, store: MemoryStore) -> None:
 def _reader(target: Target, device: str | None) -> Reader:
     from sae_features.extraction import CodesReader, PooledReader
 
-    d_model, found = target.model.d_model, target.sae
+    width, found = target.model.width(target.point), target.sae
     if found is None:
-        return PooledReader(target.point, d_model)
-    sae = shared_sae(found.digest(d_model), device, lambda place: found.load(d_model, place))
+        return PooledReader(target.point, width)
+    sae = shared_sae(found.digest(width), device, lambda place: found.load(width, place))
     return CodesReader(target.point, sae)
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield bounds of consecutive texts, few enough to hold their codes in memory."""
+def _chunks(items: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """Yield bounds of consecutive items, few enough to hold their codes in memory."""
     start = characters = 0
-    for position, text in enumerate(texts):
-        characters += len(text)
-        is_last = position + 1 == len(texts)
+    for position, item in enumerate(items):
+        characters += len(item) if isinstance(item, str) else IMAGE_CHARACTERS
+        is_last = position + 1 == len(items)
         if is_last or position + 1 - start >= CHUNK_ITEMS or characters >= CHUNK_CHARACTERS:
             yield start, position + 1
             start, characters = position + 1, 0

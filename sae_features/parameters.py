@@ -74,3 +74,11 @@ def check_dtype(dtype: object) -> None:
     """Raise unless the type is None or one of :data:`DTYPES`."""
     if dtype is not None:
         check_choice("dtype", dtype, DTYPES)
+
+
+def check_image_choices(max_length: int | None, overflow: str) -> None:
+    """Raise where a parameter was given that is about texts."""
+    if max_length is not None or overflow != "truncate":
+        given = f"max_length={max_length}" if max_length is not None else f"overflow={overflow!r}"
+        message = f"Got {given} with images, whose number of tokens the model decides; leave it out."
+        raise InvalidParameterError(message)

@@ -11,6 +11,8 @@ import scipy.sparse as sp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sae_features.images import PatchGrid
+
 
 @dataclass(frozen=True)
 class TokenActivations:
@@ -22,6 +24,8 @@ class TokenActivations:
         One row per token, the items' tokens one after the other.
     offsets : ndarray of shape (n_items + 1,), int64
         Item ``i`` owns the rows ``offsets[i]:offsets[i + 1]``.
+    grids : tuple of PatchGrid, optional
+        Of images: where the patches of each item lie.
 
     Examples
     --------
@@ -33,6 +37,7 @@ class TokenActivations:
 
     values: np.ndarray
     offsets: np.ndarray
+    grids: tuple[PatchGrid, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -59,6 +64,8 @@ class TokenCodes:
         Item ``i`` owns the tokens ``item_offsets[i]:item_offsets[i + 1]``.
     n_latents : int
         Number of latents of the SAE.
+    grids : tuple of PatchGrid, optional
+        Of images: where the patches of each item lie.
     """
 
     indices: np.ndarray
@@ -66,6 +73,7 @@ class TokenCodes:
     token_offsets: np.ndarray
     item_offsets: np.ndarray
     n_latents: int
+    grids: tuple[PatchGrid, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.item_offsets) - 1
@@ -81,7 +89,28 @@ class TokenCodes:
             offsets - offsets[0],
             np.array([0, last - first], np.int64),
             self.n_latents,
+            None if self.grids is None else (self.grids[item],),
         )
+
+    def latent(self, latent: int, item: int) -> np.ndarray:
+        """Return how strongly a latent fires at each token of an item.
+
+        Parameters
+        ----------
+        latent : int
+            Number of the latent.
+        item : int
+            Number of the item.
+
+        Returns
+        -------
+        ndarray of shape (n_tokens_i,), float32
+            0 where it is silent.  ``codes.grids[item].map(…)`` lays that of an image out in rows.
+        """
+        if not 0 <= latent < self.n_latents:
+            raise IndexError(f"Got latent {latent}; expected 0 to {self.n_latents - 1}.")
+        column: np.ndarray = self[item].tocsr()[:, [latent]].toarray()[:, 0]
+        return column
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +140,14 @@ class TokenCodes:
             join_offsets([part.token_offsets for part in parts]),
             join_offsets([part.item_offsets for part in parts]),
             n_latents,
+            join_grids(parts),
         )
+
+
+def join_grids(parts: Sequence[TokenCodes]) -> tuple[PatchGrid, ...] | None:
+    """Return the grids of several codes laid end to end; None unless all have them."""
+    grids = [part.grids for part in parts if part.grids is not None]
+    return tuple(grid for of_part in grids for grid in of_part) if len(grids) == len(parts) > 0 else None
 
 
 def join_offsets(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Tables of published SAEs: from ``release/sae_id`` to where its files are and what is known of them.
 
-A table is a JSON file ``{"schema": 1, "source": …, "releases": {NAME: RELEASE}}``.  A release is an
-object with the fields of an SAE, each a value or a template such as ``"layer_{layer}/width_{width}"``:
+They come with the plugins of model families.  A table is a JSON file ``{"schema": 1, "source": …,
+"releases": {NAME: RELEASE}}``; ``left_out`` says of what is not in it why.  A release is an object with
+the fields of an SAE, each a value or a template such as ``"layer_{layer}/width_{width}"``:
 
 * ``model``, ``repo``, ``revision``, ``path`` (``id`` if missing), ``format``, ``hook``, ``layer``
   (``{layer}`` if missing), ``site``, ``k``, ``norm_scale``, ``facts`` (of templates, too);
@@ -20,7 +21,6 @@ import json
 import math
 import re
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sae_features.assets import package_folder
@@ -30,8 +30,8 @@ from sae_features.sae_files import check_relative
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
 
-FOLDER: Final = Path(__file__).parent / "data" / "releases"
 SCHEMA: Final = 1
 _TEXTS = ("repo", "revision", "path", "format", "hook", "site")
 _NUMBERS = ("layer", "k", "norm_scale")
@@ -39,11 +39,6 @@ _OTHERS = ("model", "facts", "default", "id", "columns", "rows", "parts")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _INTEGER = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
-
-
-def core_tables() -> tuple[Path, ...]:
-    """Return the tables of this package."""
-    return tuple(sorted(FOLDER.glob("*.json")))
 
 
 def table_of_package(reference: str) -> Path:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_features.errors import AssetNotFoundError, InvalidParameterError, SAEFeaturesWarning
+from sae_features.errors import AssetNotFoundError, InvalidParameterError, SAEFormatError
 from sae_features.hook_point import HookPoint
 from sae_features.parameters import DTYPES, check_choice
-from sae_features.sae_registry import closest_saes, known_sae
+from sae_features.sae_registry import closest_saes, known_sae, missing_plugins
 from sae_features.sae_sources import SAESource, sae_folder
 from sae_features.saes.formats import SAEFiles, SAEFormat, SAEHeader, find_format
 from sae_features.weights import choose_device
@@ -87,15 +86,8 @@ class FileSAE:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the files leave open, and what they need of whoever feeds them."""
-        if self.source is None or not self.source.facts.get("centred"):
-            return self.header.warnings
-        centred = (
-            f"The SAE {self.name!r} was trained on activations less their mean over dimensions "
-            "(TransformerLens centres what is written to the residual stream); those of the model as it "
-            "is published are not centred. Its latents differ unless it is given x - x.mean(-1)."
-        )
-        return (*self.header.warnings, centred)
+        """What the files leave open."""
+        return self.header.warnings
 
     def d_in(self, d_model: int) -> int:  # noqa: ARG002 as RandomSAE
         """Size of the activations that it takes."""
@@ -114,8 +106,6 @@ class FileSAE:
         decoder: bool = False,
     ) -> SparseAutoencoder:
         """Load it; unless told otherwise, only what encoding needs."""
-        for message in self.warnings[len(self.header.warnings) :]:
-            warnings.warn(message, SAEFeaturesWarning, stacklevel=3)
         sae = self.reader.load(self.files, device=device, dtype=dtype, decoder=decoder, **self.overrides)
         if self.source is None:
             return sae
@@ -228,16 +218,28 @@ def _file_sae(
             "k": source.k,
             "norm_scale": source.norm_scale,
             "config": source.facts.get("config_overrides"),
+            "centred": source.facts.get("centred"),
         }
         known = {key: value for key, value in facts.items() if value is not None}
     _, reader, files = find_format(path, format, known=known)
     overrides = {key: value for key, value in given.items() if value is not None}
-    return FileSAE(name, reader.read_header(files, **overrides), reader, files, source, overrides)
+    header = reader.read_header(files, **overrides)
+    if known.get("centred") and header.conventions.get("input_norm") != "center":
+        message = (
+            f"The release of {name!r} says that it reads centred activations, which the format "
+            f"{header.format!r} does not know of; expected files that say it themselves."
+        )
+        raise SAEFormatError(message)
+    return FileSAE(name, header, reader, files, source, overrides)
 
 
 def _unknown(name: str) -> str:
     near = closest_saes(name)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    missing = missing_plugins()
+    if missing:
+        named = ", ".join(missing)
+        hint += f" SAEs of a model come with the plugin of its family; not installed: {named}."
     return (
         f"Got sae={name!r}; expected the id of an SAE (`sae-features saes` lists them), a file, a "
         f"folder, or 'random:WIDTH:K'; nothing is there.{hint}"

@@ -1,4 +1,4 @@
-"""SAEs that are known by id: those of plugins, and those of release tables."""
+"""SAEs that are known by id: those that plugins bring, and those of their release tables."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 
 from sae_features import discovery, release_tables
 from sae_features.errors import InvalidParameterError, PluginError
-from sae_features.families import families, names_of_model
+from sae_features.families import families, list_families
 from sae_features.model_names import hub_id
+from sae_features.models import names_of_model
 from sae_features.sae_sources import SAESource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+WITH_RELEASES = ("gemma", "gpt", "llama", "qwen", "vision")
+"""Families whose plugins, ``sae-features-NAME``, bring tables of public SAEs."""
+
 
 def known_saes(model: str | None = None) -> list[SAESource]:
-    """Return the SAEs of all working families and of the release tables.
+    """Return the SAEs of all working families and of their release tables.
 
     Parameters
     ----------
@@ -42,7 +46,7 @@ def known_saes(model: str | None = None) -> list[SAESource]:
 
 
 def known_sae(sae_id: str) -> SAESource | None:
-    """Return the SAE of an id, or None; one that a family brings goes before the core's tables.
+    """Return the SAE of an id, or None; one that a family brings goes before those of its tables.
 
     Parameters
     ----------
@@ -95,8 +99,14 @@ def closest_saes(name: str, n: int = 3) -> list[str]:
     return release_tables.closest(name.partition("@")[0], n, releases)
 
 
+def missing_plugins() -> list[str]:
+    """Return the plugins with tables of public SAEs that are not installed."""
+    installed = {record.distribution for record in list_families().values()}
+    return [plugin for name in WITH_RELEASES if (plugin := f"sae-features-{name}") not in installed]
+
+
 def _tables() -> list[Path]:
-    """Return the release tables of all families, then the core's; a missing one is warned of once."""
+    """Return the release tables of all families; a missing one is warned of once."""
     tables: list[Path] = []
     for family in families().values():
         for reference in family.release_tables:
@@ -104,11 +114,11 @@ def _tables() -> list[Path]:
                 tables.append(release_tables.table_of_package(reference))
             except PluginError as error:
                 discovery.warn_once(f"{error} The family {family.name!r} lacks its SAEs.")
-    return [*tables, *release_tables.core_tables()]
+    return tables
 
 
 def _find_sae(sae_id: str) -> SAESource | None:
-    """Return the SAE of an id as it stands: what a family brings goes before the core's tables."""
+    """Return the SAE of an id as it stands."""
     claims = {}
     for name, family in families().items():
         source = next((source for source in family.saes if source.sae_id == sae_id), None)
@@ -119,7 +129,7 @@ def _find_sae(sae_id: str) -> SAESource | None:
     if len(claims) > 1:
         named = " and ".join(claims)
         raise PluginError(f"The families {named} both have an SAE {sae_id!r}; keep one of them.")
-    return next(iter(claims.values()), None) or _entry_in(release_tables.core_tables(), sae_id)
+    return next(iter(claims.values()), None)
 
 
 def _entry_in(tables: Iterable[Path], sae_id: str) -> SAESource | None:

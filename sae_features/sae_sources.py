@@ -40,7 +40,7 @@ class SAESource:
         Number of latents and input scale, where the files do not say.
     facts : mapping
         What else is known: ``l0``, ``width``, ``neuronpedia`` …  Numbers depend on two of them:
-        ``centred`` (it reads the residual stream less its mean over dimensions) and
+        ``centred`` (it reads activations less their mean over dimensions) and
         ``config_overrides`` (what its configuration should say and does not).
     is_default : bool
         Whether it is taken when a model is named without a layer.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import AssetNotFoundError, InvalidParameterError, expected_one_of
-from sae_features.families import ModelFiles, find_model, names_of_model
-from sae_features.hook_point import SITES, HookPoint
+from sae_features.hook_point import EMBEDDING, SITES, HookPoint, parse_hook_name
+from sae_features.models import ModelFiles, find_model, names_of_model
 from sae_features.releases import FileSAE, SAEReference, find_sae, sae_of_source
 from sae_features.sae_registry import known_saes
 
@@ -28,6 +28,11 @@ class Request:
     layer: int | None = None
     site: str | None = None
     sae: str | Path | None = None
+
+    @property
+    def has_name(self) -> bool:
+        """Whether ``site`` is another library's name of a hook point."""
+        return isinstance(self.site, str) and self.site not in SITES and "." in self.site
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def resolve_sae(request: Request) -> SAEReference:
     _check_request(request)
     if request.sae is not None:
         return find_sae(request.sae)
+    request = _without_name(request, None)
     candidates = _at_site(
         _sources_of_model(DEFAULT_MODEL if request.model is None else request.model), request.site
     )
@@ -81,9 +87,32 @@ def resolve_sae(request: Request) -> SAEReference:
 
 def _check_exists(request: Request) -> None:
     """Raise where the model has no such layer or site: the better error."""
-    files = find_model(DEFAULT_MODEL if request.model is None else request.model, only_config=True)
-    layer = _count_from_0(request.layer, files) or 0
-    _readable(HookPoint(layer, request.site or DEFAULT_SITE), files)
+    site = request.site or DEFAULT_SITE
+    model = DEFAULT_MODEL if request.model is None else request.model
+    files = find_model(model, only_config=site != EMBEDDING)  # other files say how tokens are pooled
+    layer = _count_from_0(request.layer, files)
+    if layer is None:
+        layer = files.n_layers - 1 if site == EMBEDDING else 0
+    files.parse(HookPoint(layer, site))
+
+
+def _without_name(request: Request, files: ModelFiles | None) -> Request:
+    """Return a request whose ``site`` is one of ours, where it is another library's name."""
+    if not request.has_name:
+        return request
+    point = parse_hook_name(request.site)
+    if point is None:
+        files = files or find_model(
+            DEFAULT_MODEL if request.model is None else request.model, only_config=True
+        )
+        point = files.parse(str(request.site))
+    if request.layer is not None and request.layer != point.layer:
+        message = (
+            f"Got layer={request.layer} with site={request.site!r}, which is of layer {point.layer}; "
+            "leave one of them out."
+        )
+        raise InvalidParameterError(message)
+    return replace(request, layer=point.layer, site=point.site)
 
 
 def resolve_target(request: Request, *, with_sae: bool) -> Target:
@@ -104,29 +133,21 @@ def resolve_target(request: Request, *, with_sae: bool) -> Target:
     if not with_sae:
         _check_request(request)
         files = find_model(DEFAULT_MODEL if request.model is None else request.model)
-        return Target(files, _readable(_point_without_sae(request, files), files), None)
+        request = _without_name(request, files)
+        return Target(files, files.parse(_point_without_sae(request, files)), None)
     sae = resolve_sae(request)
     files = find_model(_model_name(request, sae))
-    point = _readable(_point_of(request, sae, files), files)
+    request = _without_name(request, files)
+    point = files.parse(_point_of(request, sae, files))
     _check_model(request, sae, files)
-    if sae.d_in(files.d_model) != files.d_model:
+    width = files.width(point)
+    if sae.d_in(width) != width:
         message = (
-            f"The SAE {sae.name!r} takes activations of size {sae.d_in(files.d_model)}, but the model "
-            f"{files.name!r} has {files.d_model}; they do not belong together."
+            f"The SAE {sae.name!r} takes activations of size {sae.d_in(width)}, but the model "
+            f"{files.name!r} has {width} at {point}; they do not belong together."
         )
         raise InvalidParameterError(message)
     return Target(files, point, sae)
-
-
-def _readable(point: HookPoint, files: ModelFiles) -> HookPoint:
-    """Return the point if the model's family can read it."""
-    if point.site not in files.family.sites:
-        message = (
-            f"Got site={point.site!r}; the family {files.family.name!r} reads "
-            f"{', '.join(files.family.sites)}."
-        )
-        raise InvalidParameterError(message)
-    return point
 
 
 def _sources_of_model(model: str | Path) -> list[SAESource]:
@@ -183,7 +204,7 @@ def _model_name(request: Request, sae: SAEReference) -> str | Path:
 
 
 def _point_of(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoint:
-    known = sae.hook_point
+    known = sae.hook_point or _named_point(request, sae, files)
     if known is None:
         if isinstance(sae, FileSAE) and request.layer is None:
             message = (
@@ -216,6 +237,16 @@ def _point_of(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoi
     return known
 
 
+def _named_point(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoint | None:
+    """Return what the SAE's own name of its hook point means in this family of models, or None."""
+    name = sae.metadata.get("hook_name")
+    if request.site is not None or not isinstance(name, str) or not isinstance(sae, FileSAE):
+        return None
+    with contextlib.suppress(InvalidParameterError):
+        return files.parse(name)
+    return None
+
+
 def _check_site(request: Request, sae: SAEReference) -> None:
     """Raise where the usual site would be a guess: an SAE reads another place, or may."""
     if request.site is not None or not isinstance(sae, FileSAE):
@@ -246,13 +277,14 @@ def _check_layer_of_output(request: Request, sae: SAEReference, files: ModelFile
 def _point_without_sae(request: Request, files: ModelFiles) -> HookPoint:
     layer = _count_from_0(request.layer, files)
     site = request.site or DEFAULT_SITE
+    if site == EMBEDDING:
+        return HookPoint(files.n_layers - 1 if layer is None else layer, site)
     if layer is not None:
         return HookPoint(layer, site)
     for source in _sources_of_model(files.name):
         if source.is_default and source.layer is not None:
             return HookPoint(source.layer, site)
-    message = f"The model {files.name!r} has no default layer; give layer=0 to {files.n_layers - 1}."
-    raise InvalidParameterError(message)
+    return HookPoint(files.default_point.layer, site)
 
 
 def _count_from_0(layer: int | None, files: ModelFiles) -> int | None:
@@ -295,7 +327,7 @@ def _check_request(request: Request) -> None:
     layer = request.layer
     if layer is not None and (isinstance(layer, bool) or not hasattr(layer, "__index__")):
         raise InvalidParameterError(f"Got layer={layer!r}; expected an integer or None.")
-    if request.site is not None and request.site not in SITES:
+    if request.site is not None and request.site not in SITES and not request.has_name:
         raise InvalidParameterError(expected_one_of("site", request.site, SITES))
     for name in ("model", "sae"):
         value = getattr(request, name)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import InvalidParameterError
-from sae_features.families import ModelFiles, find_model
+from sae_features.models import ModelFiles, find_model
 from sae_features.parameters import check_device, check_dtype
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from sae_features.saes.autoencoder import SparseAutoencoder
 
+AUTO_DEVICE = "auto"
+"""Not one device: accelerate spreads the model."""
 MAX_BACKBONES = 2
 """Backbones kept at a time; the least recently used one goes first."""
 MAX_SAES = 8
@@ -65,14 +67,14 @@ def load_backbone(model: str | Path, *, device: str | None = None, dtype: str | 
         An alias (``"minilm"``), a local folder, or ``owner/name`` on the Hugging Face hub.
     device : str, optional
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; a GPU if there is one, when not given.
+        ``"auto"`` spreads a model that is larger than one device over all of them (with accelerate).
     dtype : {"float32", "bfloat16", "float16", "float64"}, optional
         Type that is computed in; float32 when not given, whatever the checkpoint holds.
 
     Returns
     -------
     backbone
-        With ``activations(items, layer=…)``; see
-        :class:`sae_features.backbones.text.TextBackbone`.
+        With ``activations(items, layer=…)``; see :class:`sae_features.backbones.backbone.Backbone`.
 
     Raises
     ------
@@ -92,17 +94,18 @@ def load_backbone(model: str | Path, *, device: str | None = None, dtype: str | 
 
 def backbone_of(files: ModelFiles, *, device: str | None, dtype: str | None) -> Any:
     """Return the backbone of files that were found; one per content, device and type."""
-    place, kind = choose_device(device), dtype or "float32"
+    place = AUTO_DEVICE if device == AUTO_DEVICE else choose_device(device)
+    kind = dtype or "float32"
     key = (files.weights_digest, files.processor_digest, place, kind)
-    family = files.family
     return _backbones.get(
-        key, lambda: family.backbone_class().load(files.folder, device=place, dtype=kind)
+        key,
+        lambda: files.backbone_class().load(files.folder, files.architecture, device=place, dtype=kind),
     )
 
 
 def shared_sae(digest: str, device: str | None, make: Callable[[str], SparseAutoencoder]) -> Any:
     """Return an SAE by its digest, made on first use for a device."""
-    place = choose_device(device)
+    place = choose_device(None if device == AUTO_DEVICE else device)
     return _saes.get((digest, place), lambda: make(place))
 
 

@@ -1,7 +1,7 @@
 """Make the release tables that come from SAELens' registry, check them against it, or pin revisions.
 
-``python scripts/make_release_tables.py YAML`` writes ``sae_features/data/releases/saelens_*.json`` from
-``sae_lens/pretrained_saes.yaml``; ``--check`` compares the tables with it, SAE by SAE, and writes
+``python scripts/make_release_tables.py YAML`` writes ``releases/saelens_*.json`` of the plugins from
+``sae_lens/pretrained_saes.yaml``; ``--check`` compares their tables with it, SAE by SAE, and writes
 nothing; ``--pin`` fills in the commits that the hub has now, of all tables.  Needs PyYAML.
 """
 
@@ -43,15 +43,15 @@ LEFT_OUT = {
     "mntss_clt_layer_transcoder": "cross-layer transcoders: one layer of them is no autoencoder",
     "temporal": "temporal SAEs attend to earlier tokens",
 }
-FILES = {
-    "gemma3": r"google/gemma-3-",
-    "gemma": r"google/gemma-",
-    "gpt": r"openai",
-    "llama": r"meta-llama/|deepseek-ai/DeepSeek-R1-Distill-Llama",
-    "qwen": r"Qwen/",
-    "others": r"",
+PLUGINS = Path(__file__).parents[1] / "plugins"
+TABLES = {
+    "gemma/saelens_gemma3.json": r"google/gemma-3-",
+    "gemma/saelens_gemma.json": r"google/gemma-",
+    "gpt/saelens_gpt.json": r"openai|EleutherAI/pythia-",
+    "llama/saelens_llama.json": r"meta-llama/|mistralai/|deepseek-ai/DeepSeek-R1-Distill-Llama",
+    "qwen/saelens_qwen.json": r"Qwen/|deepseek-ai/DeepSeek-R1-Distill-Qwen",
 }
-"""Tables by the model that their releases belong to: the first pattern that fits."""
+"""Tables, ``family/file``, by the model that their releases belong to: the first pattern that fits."""
 MODEL_CORRECTIONS = {"gemma-scope-9b-it-res": "gemma-2-9b-it"}
 """The registry gives the base model; SAELens' loader and Google the instruction-tuned one."""
 SITES = {
@@ -66,14 +66,16 @@ GEMMA_3_HOOKS = {
     "resid_post": ("model.layers.{layer}.output", "resid_post"),
     "attn_out": ("model.layers.{layer}.self_attn.o_proj.input", "attn_z"),
     "mlp_out": ("model.layers.{layer}.post_feedforward_layernorm.output", "mlp_out"),
-    "transcoder": ("model.layers.{layer}.pre_feedforward_layernorm.output", None),
+    "transcoder": ("model.layers.{layer}.pre_feedforward_layernorm.output", "mlp_in"),
 }
 HOOK_OUT = {
     "gemma_2_transcoder": "blocks.{layer}.hook_mlp_out",
     "gemma_3": "model.layers.{layer}.post_feedforward_layernorm.output",
     "mwhanna_transcoder": "blocks.{layer}.hook_mlp_out",
 }
-"""What transcoders write; what they read is no site of ours."""
+"""What transcoders write."""
+TRANSCODER_SITES = {"mlp_in", "mlp_normalized"}
+"""What only transcoders read."""
 IRREGULAR = {"gemma-2b-res-jb", "gpt2-small-hook-z-kk"}
 """Releases whose files each have a name of their own."""
 PILE = {"context_size": 1024, "prepend_bos": True}
@@ -103,25 +105,35 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare with it, write nothing")
     parser.add_argument("--pin", action="store_true", help="fill in the hub's commits")
     options = parser.parse_args(argv)
-    folder = release_tables.FOLDER
     if options.yaml is not None:
         registry = read_registry(options.yaml)
         if options.check:
-            differences = check(registry, release_tables.core_tables())
+            differences = check(registry, all_tables())
             print("\n".join([*differences[:50], f"{len(differences)} differences"]))
             return bool(differences)
         for name, table in tables_of(registry).items():
-            keep_revisions(table, folder / name)
-            write_table(folder / name, table)
+            keep_revisions(table, place_of(name))
+            write_table(place_of(name), table)
     if options.pin:
         from huggingface_hub import HfApi
 
-        for path in sorted(folder.glob("*.json")):
+        for path in all_tables():
             table = json.loads(path.read_text(encoding="utf-8"))
             for problem in pin(table, HfApi()):
                 print(problem, file=sys.stderr)
             write_table(path, table)
     return 0
+
+
+def place_of(name: str) -> Path:
+    """Return the file of a table, ``family/file``, in the plugin of its family."""
+    family, _, file = name.partition("/")
+    return PLUGINS / f"sae-features-{family}" / "src" / f"sae_features_{family}" / "releases" / file
+
+
+def all_tables() -> tuple[Path, ...]:
+    """Return the tables of all plugins in this repository."""
+    return tuple(sorted(PLUGINS.glob("sae-features-*/src/*/releases/*.json")))
 
 
 def read_registry(path: Path) -> dict[str, Any]:
@@ -133,25 +145,26 @@ def read_registry(path: Path) -> dict[str, Any]:
 
 
 def tables_of(registry: dict[str, Any]) -> dict[str, Any]:
-    """Return tables by the names of their files."""
+    """Return tables by family and file, as in :data:`TABLES`."""
     tables: dict[str, Any] = {}
     for name in sorted(registry, key=natural):
-        if registry[name]["conversion_func"] in LEFT_OUT:
-            continue
-        release = release_of(name, registry[name])
-        family = next(key for key, pattern in FILES.items() if re.match(pattern, release["model"]))
-        table = tables.setdefault(
-            f"saelens_{family}.json",
-            {"schema": release_tables.SCHEMA, "source": SOURCE, "releases": {}},
-        )
-        table["releases"][name] = release
-    left_out = {
-        name: LEFT_OUT[release["conversion_func"]]
-        for name, release in registry.items()
-        if release["conversion_func"] in LEFT_OUT
-    }
-    tables["saelens_others.json"]["left_out"] = left_out
+        model = model_of(name, registry[name])
+        place = next((key for key, pattern in TABLES.items() if re.match(pattern, model)), None)
+        if place is None:
+            raise ValueError(f"{name}: got a model {model!r}; expected one of a family in TABLES.")
+        empty = {"schema": release_tables.SCHEMA, "source": SOURCE, "releases": {}}
+        table = tables.setdefault(place, empty)
+        reason = LEFT_OUT.get(registry[name]["conversion_func"])
+        if reason is None:
+            table["releases"][name] = release_of(name, registry[name])
+        else:
+            table.setdefault("left_out", {})[name] = reason
     return tables
+
+
+def model_of(name: str, given: dict[str, Any]) -> str:
+    """Return the id on the hub of the model that a release belongs to."""
+    return hub_id(MODEL_CORRECTIONS.get(name, given["model"]))
 
 
 def release_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -159,7 +172,7 @@ def release_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
     function = given["conversion_func"]
     shared: dict[str, Any] = {
         "repo": given["repo_id"],
-        "model": hub_id(MODEL_CORRECTIONS.get(name, given["model"])),
+        "model": model_of(name, given),
         "format": FORMATS[function],
     }
     if function == "qwen_scope":
@@ -204,7 +217,7 @@ def row_of(shared: dict[str, Any], function: str | None, sae: dict[str, Any]) ->
     template = FIELDS.sub(name_field, sae["id"])
     hook, site = hook_of(shared, function, template, str(sae["path"]))
     facts = {key: sae[key] for key in ("l0", "variance_explained") if key in sae}
-    if site is None:
+    if site in TRANSCODER_SITES:
         facts["hook_out"] = HOOK_OUT[str(function)]
     scale = sae.get("norm_scaling_factor")
     row: Row = {"id": template, "values": values, "hook": hook, "site": site, "facts": facts}
@@ -225,16 +238,14 @@ def row_of(shared: dict[str, Any], function: str | None, sae: dict[str, Any]) ->
     return row
 
 
-def hook_of(
-    shared: dict[str, Any], function: str | None, template: str, path: str
-) -> tuple[str, str | None]:
-    """Return the hook point in the release's own words, and our site for it or None."""
+def hook_of(shared: dict[str, Any], function: str | None, template: str, path: str) -> tuple[str, str]:
+    """Return the hook point in the release's own words, and our site for it."""
     if function == "gemma_3":
         return GEMMA_3_HOOKS[re.match(r"resid_post|attn_out|mlp_out|transcoder", path)[0]]  # type: ignore[index]
     if function == "gemma_2_transcoder":
-        return "blocks.{layer}.ln2.hook_normalized", None
+        return "blocks.{layer}.ln2.hook_normalized", "mlp_normalized"  # RMSNorm: before the gain
     if function == "mwhanna_transcoder":
-        return "blocks.{layer}.mlp.hook_in", None
+        return "blocks.{layer}.mlp.hook_in", "mlp_in"
     if function == "gemma_2":
         if template.startswith("embedding/"):
             return "hook_embed", "resid_pre"
@@ -283,7 +294,7 @@ def part_of(rows: list[Row]) -> dict[str, Any]:
     if "neuronpedia" in first:
         facts["neuronpedia"] = template_of([row["neuronpedia"] for row in rows], columns, "width")
         facts |= {"width": "{width}"} if "width" in columns else {}
-    if first["site"] is None:
+    if first["site"] in TRANSCODER_SITES:
         facts["hook_out"] = first["facts"]["hook_out"]
     if facts:
         part["facts"] = facts

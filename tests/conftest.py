@@ -10,13 +10,14 @@ import pytest
 from hypothesis import settings
 
 from sae_features import discovery, families, weights
-from sae_features.families import ModelFamily, ModelFiles, ModelSource, SAESource
+from sae_features.families import ModelFamily, ModelSource, SAESource
+from sae_features.models import ModelFiles
 from sae_features.store import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from sae_features.backbones.text import TextBackbone
+    from sae_features.backbones.backbone import Backbone
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface_hub reads it when it is imported
 sys.path.append(str(Path(__file__).parent))  # tests import tiny.py from here
@@ -49,19 +50,23 @@ def tiny_xlmr(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bert(tiny_bert: Path) -> TextBackbone:
+def bert(tiny_bert: Path) -> Backbone:
     """The backbone in ``tiny_bert``, shared by all tests: leave it as it is."""
-    from sae_features.backbones.text import TextBackbone
+    from tiny import BERT
 
-    return TextBackbone.load(tiny_bert, device="cpu", dtype="float32")
+    from sae_features.backbones.backbone import Backbone
+
+    return Backbone.load(tiny_bert, BERT, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="session")
-def xlmr(tiny_xlmr: Path) -> TextBackbone:
+def xlmr(tiny_xlmr: Path) -> Backbone:
     """The backbone in ``tiny_xlmr``, shared by all tests: leave it as it is."""
-    from sae_features.backbones.text import TextBackbone
+    from tiny import XLMR
 
-    return TextBackbone.load(tiny_xlmr, device="cpu", dtype="float32")
+    from sae_features.backbones.backbone import Backbone
+
+    return Backbone.load(tiny_xlmr, XLMR, device="cpu", dtype="float32")
 
 
 @pytest.fixture
@@ -122,10 +127,12 @@ def tiny_family(
     tiny_package: Path, monkeypatch: pytest.MonkeyPatch, use_families: Callable[..., None]
 ) -> ModelFamily:
     """The only family: models ``tiny`` (default SAE at layer 1, another at 2) and ``tiny-xlmr``."""
+    from tiny import BERT, XLMR
+
     monkeypatch.syspath_prepend(tiny_package)
     family = ModelFamily(
         name="tiny-family",
-        model_types=("bert", "xlm-roberta"),
+        architectures=(BERT, XLMR),
         aliases={
             "tiny": ModelSource("tests/tiny-bert", "a" * 40, "tiny_package", "bert"),
             "tiny-xlmr": ModelSource("tests/tiny-xlmr", "b" * 40, "tiny_package", "xlmr"),

@@ -179,10 +179,10 @@ def test_the_digest_is_of_names_and_contents(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_text("x")
     other.write_text("x")
-    digest = digest_of_files([one])
+    digest = digest_of_files(tmp_path, [one])
     assert len(digest) == 64
-    assert digest != digest_of_files([other])
-    assert digest_of_files([one, other]) == digest_of_files([other, one])
+    assert digest != digest_of_files(tmp_path, [other])
+    assert digest_of_files(tmp_path, [one, other]) == digest_of_files(tmp_path, [other, one])
 
 
 def test_the_processor_is_configuration_and_tokenizer(folder):
@@ -201,19 +201,19 @@ def _write_index(folder, weight_map):
 
 
 def test_the_context_is_the_least_that_the_files_advise(folder):
-    assert read_context(folder) == 64
+    assert read_context(folder, read_config(folder)) == 64
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32, "do_lower_case": false}')
-    assert read_context(folder) == 32
+    assert read_context(folder, read_config(folder)) == 32
     edit_json(folder / "tokenizer_config.json", model_max_length=1e30)
     edit_json(folder / "config.json", max_position_embeddings=16)
-    assert read_context(folder) == 16
+    assert read_context(folder, read_config(folder)) == 16
     (folder / "sentence_bert_config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="sentence_bert_config.json does not hold a JSON object"):
-        read_context(folder)
+        read_context(folder, read_config(folder))
 
 
 def test_no_context_at_all(folder):
     edit_json(folder / "tokenizer_config.json", model_max_length=None)
     edit_json(folder / "config.json", max_position_embeddings=None)
     with pytest.raises(CheckpointError, match="names no max_position_embeddings"):
-        read_context(folder)
+        read_context(folder, read_config(folder))

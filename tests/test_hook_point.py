@@ -18,7 +18,7 @@ def test_the_default_site_is_the_output_of_the_block():
 
 
 def test_sites_differ():
-    assert len({HookPoint(0, site) for site in SITES}) == len(SITES) == 8
+    assert len({HookPoint(0, site) for site in SITES}) == len(SITES) == 10
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,9 @@ def test_sites_differ():
         ("blocks.3.hook_mlp_out", HookPoint(3, "mlp_out")),
         ("blocks.3.attn.hook_z", HookPoint(3, "attn_z")),
         ("blocks.3.mlp.hook_post", HookPoint(3, "mlp_hidden")),
+        ("blocks.3.mlp.hook_in", HookPoint(3, "mlp_in")),
+        ("blocks.3.ln2.hook_normalized", HookPoint(3, "mlp_normalized")),
+        ("model.layers.3.pre_feedforward_layernorm.output", HookPoint(3, "mlp_in")),
         ("layers.3", HookPoint(3, "resid_post")),
         ("model.layers.12", HookPoint(12, "resid_post")),
         ("model.layers.12.output", HookPoint(12, "resid_post")),

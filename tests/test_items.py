@@ -1,4 +1,4 @@
-"""Texts as scikit-learn hands them over, and a clear word about everything that is no text."""
+"""Items as scikit-learn hands them over, and a clear word about everything that is none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sae_features.errors import InputTypeError, InvalidInputError
-from sae_features.items import check_texts, text_digest
+from sae_features.items import IMAGE_SEQUENCES, check_items, check_texts, text_digest
 
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
@@ -263,3 +263,161 @@ def test_a_digest_is_of_the_exact_bytes():
     assert text_digest("héllo") == hashlib.sha256(b"text\0h\xc3\xa9llo").digest()
     variants = ["a", "A", " a", "a ", "a\n", "\u00e9", "e\u0301", ""]
     assert len({text_digest(text) for text in variants}) == len(variants)
+
+
+class TestImages:
+    """``check_items``: for models that take images, and for those that take texts, too."""
+
+    ONLY_IMAGES = ("image",)
+    BOTH = ("text", "image")
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+
+    @pytest.fixture(autouse=True)
+    def _pillow(self):
+        pytest.importorskip("PIL")
+
+    @pytest.fixture
+    def paths(self, tmp_path):
+        """Two files; nothing is opened before it must be."""
+        files = [tmp_path / "one.png", tmp_path / "two.png"]
+        for number, file in enumerate(files):
+            file.write_bytes(bytes([number]))
+        return files
+
+    @staticmethod
+    def refused(X, modalities, error, message):
+        with pytest.raises(error) as raised:
+            check_items(X, modalities)
+        assert str(raised.value) == message
+
+    def test_a_model_of_texts_takes_texts_as_ever(self):
+        items = check_items(pd.Series(TEXTS), ("text",))
+        assert (items.modality, items.values, len(items)) == ("text", TEXTS, 4)
+        assert items.digests() == [text_digest(text) for text in TEXTS]
+        with pytest.raises(InputTypeError, match="This model reads texts; images need a vision model"):
+            check_items([self.grey], ("text",))
+
+    @pytest.mark.parametrize("modalities", [ONLY_IMAGES, BOTH])
+    def test_paths_arrays_and_pictures_side_by_side(self, paths, modalities):
+        from PIL import Image
+
+        given_items = [paths[0], self.grey, Image.fromarray(self.grey), paths[1]]
+        items = check_items(given_items, modalities)
+        assert items.modality == "image"
+        assert [picture.source for picture in items.values] == given_items
+        digests = items.digests()
+        assert digests[1] == digests[2]
+        assert len(set(digests)) == 3
+
+    def test_where_texts_are_taken_too_strings_are_texts(self, paths):
+        names = [str(path) for path in paths]
+        as_texts = check_items(names, self.BOTH)
+        assert (as_texts.modality, as_texts.values) == ("text", names)
+        as_images = check_items(names, self.ONLY_IMAGES)
+        assert as_images.modality == "image"
+        assert [picture.source for picture in as_images.values] == paths
+        assert check_items(paths, self.BOTH).digests() == as_images.digests()
+
+    def test_texts_among_images(self, paths):
+        message = (
+            "Got a text as item {} among images; expected items of one kind. Give paths of images as "
+            "pathlib.Path."
+        )
+        self.refused([paths[0], "a calm sea"], self.BOTH, InputTypeError, message.format(1))
+        self.refused(["a calm sea", self.grey], self.BOTH, InputTypeError, message.format(0))
+        with pytest.raises(
+            InvalidInputError, match="^Got 'a calm sea' as item 1; expected a file there"
+        ):
+            check_items([paths[0], "a calm sea"], self.ONLY_IMAGES)
+
+    @pytest.mark.parametrize("modalities", [ONLY_IMAGES, BOTH])
+    @pytest.mark.parametrize("item", [None, float("nan"), pd.NA])
+    def test_a_missing_image(self, modalities, item):
+        message = f"Got {item!r} as item 1; expected an image. Drop missing items first."
+        self.refused([self.grey, item], modalities, InvalidInputError, message)
+
+    @pytest.mark.parametrize("modalities", [ONLY_IMAGES, BOTH])
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_an_array_of_images(self, modalities, channels):
+        X = np.arange(3 * 4 * 5 * channels, dtype=np.uint8).reshape(3, 4, 5, channels)
+        items = check_items(X, modalities)
+        assert (items.modality, len(items)) == ("image", 3)
+        for picture, array in zip(items.values, X, strict=True):
+            np.testing.assert_array_equal(picture.source, array)
+
+    @pytest.mark.parametrize("modalities", [ONLY_IMAGES, BOTH])
+    @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (2, 4, 5), (1, 2, 4, 5, 3)])
+    def test_arrays_of_other_shapes(self, modalities, shape):
+        message = (
+            f"Got an array of shape {shape}; expected (n, height, width, 3). Wrap a single image in a "
+            "list; give grey ones as list(X)."
+        )
+        self.refused(np.zeros(shape, np.uint8), modalities, InvalidInputError, message)
+
+    def test_grey_images_as_a_list(self):
+        X = np.zeros((2, 4, 5), np.uint8)
+        assert len(check_items(list(X), self.ONLY_IMAGES)) == 2
+
+    @pytest.mark.parametrize("shape", [(2, 4, 5, 3)])
+    def test_an_array_of_numbers_that_are_no_pixels(self, shape):
+        message = (
+            "Got an array of float64 as item 0; expected uint8, 0 to 255. Multiply by 255 and round."
+        )
+        self.refused(np.zeros(shape), self.ONLY_IMAGES, InvalidInputError, message)
+
+    @pytest.mark.parametrize(
+        "wrap",
+        [
+            lambda paths: pd.DataFrame({"path": paths}),
+            lambda paths: pd.Series(paths, index=[7, 7]),
+            lambda paths: np.array(paths, dtype=object),
+            lambda paths: np.array(paths, dtype=object).reshape(-1, 1),
+            lambda paths: pl.DataFrame({"path": pl.Series(paths, dtype=pl.Object)}),
+            tuple,
+            deque,
+        ],
+    )
+    @pytest.mark.parametrize("modalities", [ONLY_IMAGES, BOTH])
+    def test_a_column_of_paths(self, paths, wrap, modalities):
+        items = check_items(wrap(paths), modalities)
+        assert items.modality == "image"
+        assert [picture.source for picture in items.values] == paths
+
+    @pytest.mark.parametrize("wrap", [pd.Series, pl.Series, lambda names: pd.DataFrame({"path": names})])
+    def test_a_column_of_names_of_files(self, paths, wrap):
+        items = check_items(wrap([str(path) for path in paths]), self.ONLY_IMAGES)
+        assert [picture.source for picture in items.values] == paths
+
+    def test_a_data_frame_of_several_columns(self, paths):
+        X = pd.DataFrame({"path": paths, "label": [0, 1]})
+        with pytest.raises(InvalidInputError, match=r"^Got a data frame of 2 columns \(path, label\)"):
+            check_items(X, self.ONLY_IMAGES)
+
+    def test_a_single_image_is_no_sequence(self, paths):
+        from PIL import Image
+
+        picture = Image.fromarray(self.grey)
+        for X in (paths[0], str(paths[0]), picture, b"bytes"):
+            message = (
+                f"Got a single {type(X).__name__}; expected a sequence of images: wrap it in a list."
+            )
+            self.refused(X, self.ONLY_IMAGES, InputTypeError, message)
+
+    @pytest.mark.parametrize("X", [{"a": 1}, 3, None, pa.table({"path": ["a"]})], ids=repr)
+    def test_what_is_no_sequence(self, X):
+        message = f"Got X of type {type(X).__name__}; expected {IMAGE_SEQUENCES}."
+        self.refused(X, self.ONLY_IMAGES, InputTypeError, message)
+
+    def test_a_generator(self):
+        message = (
+            f"Got a generator, which can be read only once; expected {IMAGE_SEQUENCES}: pass list(X)."
+        )
+        self.refused((self.grey for _ in range(2)), self.ONLY_IMAGES, InputTypeError, message)
+
+    @pytest.mark.parametrize("modalities", [ONLY_IMAGES, BOTH])
+    @pytest.mark.parametrize(
+        "X", [[], (), np.zeros((0, 4, 5, 3), np.uint8), pd.Series([], dtype=object)]
+    )
+    def test_nothing(self, modalities, X):
+        message = "Got no items; expected at least one image."
+        self.refused(X, modalities, InvalidInputError, message)

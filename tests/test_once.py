@@ -10,9 +10,9 @@ import pytest
 from tiny import WORDS, edit_json
 
 from sae_features import once
-from sae_features.backbones.text import TextBackbone
+from sae_features.backbones.backbone import Backbone
 from sae_features.errors import SAEFeaturesWarning
-from sae_features.items import text_digest
+from sae_features.items import Items, text_digest
 from sae_features.once import Computation, rows_of
 from sae_features.pooling import pool_codes
 from sae_features.ragged import TokenCodes
@@ -44,7 +44,7 @@ def pool(values):
 def rows(texts, who=None, *, store=None, batch_size=None, progress=None):
     return rows_of(
         who or computation(),
-        texts,
+        Items("text", texts),
         pool,
         np.concatenate,
         store=store,
@@ -58,13 +58,13 @@ def rows(texts, who=None, *, store=None, batch_size=None, progress=None):
 def seen(monkeypatch):
     """A list of the texts that reach a tokenizer, and with it a model."""
     texts_seen = []
-    genuine = TextBackbone.tokenize
+    genuine = Backbone.windows
 
-    def tokenize(self, texts, policy):
-        texts_seen.extend(texts)
-        return genuine(self, texts, policy)
+    def windows(self, items, policy):
+        texts_seen.extend(items.values)
+        return genuine(self, items, policy)
 
-    monkeypatch.setattr(TextBackbone, "tokenize", tokenize)
+    monkeypatch.setattr(Backbone, "windows", windows)
     return texts_seen
 
 
@@ -133,7 +133,13 @@ class TestOnce:
             return pool(values)
 
         parts = rows_of(
-            computation(), texts, pool_and_count, np.concatenate, store=None, device="cpu", batch_size=2
+            computation(),
+            Items("text", texts),
+            pool_and_count,
+            np.concatenate,
+            store=None,
+            device="cpu",
+            batch_size=2,
         )
         assert len(pooled) > 3
         assert sum(pooled) == len(seen) == 20
@@ -150,7 +156,7 @@ class TestOnce:
         texts = ["the sea", "rain", "the sea"]
         result = rows_of(
             who,
-            texts,
+            Items("text", texts),
             lambda values: np.stack([value.pool("mean") for value in values]),
             np.concatenate,
             store=None,
@@ -284,7 +290,7 @@ class TestIdentity:
 
     def test_batch_size_and_device_are_not_in_it(self):
         names = {field.name for field in dataclasses.fields(Computation)}
-        assert names == {"target", "tokens", "prompt", "max_length", "overflow", "dtype"}
+        assert names == {"target", "tokens", "prompt", "max_length", "overflow", "dtype", "modality"}
 
 
 class TestWhatTheSAESays:
@@ -308,13 +314,13 @@ class TestWhatTheSAESays:
     @pytest.mark.parametrize("says", [True, False])
     def test_whether_a_bos_stands_first(self, tiny_sae_folder, monkeypatch, says):
         policies = []
-        genuine = TextBackbone.tokenize
+        genuine = Backbone.windows
 
-        def tokenize(self, texts, policy):
+        def windows(self, items, policy):
             policies.append(policy)
-            return genuine(self, texts, policy)
+            return genuine(self, items, policy)
 
-        monkeypatch.setattr(TextBackbone, "tokenize", tokenize)
+        monkeypatch.setattr(Backbone, "windows", windows)
         folder = tiny_sae_folder(metadata={"prepend_bos": says})
         who = computation(Request("tiny-xlmr", layer=1, sae=folder))
         rows(["sea"], who)

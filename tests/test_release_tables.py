@@ -1,4 +1,4 @@
-"""The tables that ship, entry by entry where it matters, and what a damaged one is told."""
+"""The tables of our plugins, entry by entry where it matters, and what a damaged one is told."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections import Counter
 
 import pytest
+from tiny import RELEASE_TABLES
 
 from sae_features import release_tables
 from sae_features.errors import PluginError
@@ -65,7 +66,7 @@ REGISTRY = {
     "gemma-scope-2b-pt-transcoders/layer_12/width_16k/average_l0_6": (
         "google/gemma-scope-2b-pt-transcoders",
         "layer_12/width_16k/average_l0_6",
-        ("gemma_scope", "google/gemma-2-2b", 12, None),
+        ("gemma_scope", "google/gemma-2-2b", 12, "mlp_normalized"),
     ),
     "gemma-scope-2-12b-it-res-all/layer_44_width_262k_l0_big": (
         "google/gemma-scope-2-12b-it",
@@ -80,7 +81,7 @@ REGISTRY = {
     "gemma-scope-2-27b-it-transcoders/transcoder/layer_16_width_16k_l0_big_affine": (
         "google/gemma-scope-2-27b-it",
         "transcoder/layer_16_width_16k_l0_big_affine",
-        ("gemma_scope_2", "google/gemma-3-27b-it", 16, None),
+        ("gemma_scope_2", "google/gemma-3-27b-it", 16, "mlp_in"),
     ),
     "llama_scope_lxm_8x/l10m_8x": (
         "fnlp/Llama3_1-8B-Base-LXM-8x",
@@ -105,7 +106,7 @@ REGISTRY = {
     "mwhanna-qwen3-0.6b-transcoders-lowl0/layer_4": (
         "mwhanna/qwen3-0.6b-transcoders-lowl0",
         "layer_4.safetensors",
-        ("transcoder", "Qwen/Qwen3-0.6B", 4, None),
+        ("transcoder", "Qwen/Qwen3-0.6B", 4, "mlp_in"),
     ),
     "goodfire-llama-3.3-70b-instruct/layer_50": (
         "Goodfire/Llama-3.3-70B-Instruct-SAE-l50",
@@ -127,12 +128,18 @@ REGISTRY = {
 
 
 @pytest.fixture(scope="module")
-def entries():
-    """What the core's tables say, by id."""
-    return [entry for table in release_tables.core_tables() for entry in release_tables.entries(table)]
+def tables():
+    """The tables of all plugins in this repository."""
+    return [release_tables.table_of_package(reference) for reference in RELEASE_TABLES]
 
 
-class TestCoreTables:
+@pytest.fixture(scope="module")
+def entries(tables):
+    """What they say."""
+    return [entry for table in tables for entry in release_tables.entries(table)]
+
+
+class TestTablesOfOurPlugins:
     @pytest.mark.parametrize("sae_id", REGISTRY)
     def test_saelens_ids_keep_working(self, sae_id):
         source = known_sae(sae_id)
@@ -158,13 +165,9 @@ class TestCoreTables:
             "transcoder": 208,
         }
 
-    def test_no_id_is_in_two_places_and_no_release_in_two_tables(self, entries):
-        assert len({entry["sae_id"] for entry in entries}) == len(entries)
-        names = [
-            name
-            for table in release_tables.core_tables()
-            for name in release_tables.release_names(table)
-        ]
+    def test_no_id_is_in_two_places_and_no_release_in_two_tables(self, entries, tables):
+        assert len({entry["sae_id"] for entry in entries}) == len(entries) == 14_202
+        names = [name for table in tables for name in release_tables.release_names(table)]
         assert len(set(names)) == len(names)
 
     def test_they_are_whole(self, entries):
@@ -174,7 +177,7 @@ class TestCoreTables:
             texts = [*entry.values(), *entry["facts"].values()]
             assert not any("{" in text for text in texts if isinstance(text, str)), entry
             assert isinstance(entry["layer"], int), entry
-            assert entry["site"] is None or entry["site"] in SITES, entry
+            assert entry["site"] in SITES, entry
 
     @pytest.mark.parametrize(
         ("sae_id", "field", "value"),
@@ -189,6 +192,8 @@ class TestCoreTables:
             ("qwen-scope-3-8b-base-w64k-l100/layer7", "k", 100),
             ("qwen-scope-3-8b-base-w64k-l100/layer7", "hook", "model.layers.7"),
             ("sae-pythia-70m-32k/layers.3.attention", "site", "attn_out"),
+            ("llama_scope_lxtc_8x/l19tc_8x", "hook", "blocks.19.ln2.hook_normalized"),
+            ("llama_scope_lxtc_32x/l0tc_32x", "site", "mlp_normalized"),
             (
                 "prisma-clip-b-32-vanilla-x64/layer_2_resid_post",
                 "repo_id",
@@ -234,8 +239,7 @@ class TestCoreTables:
             "gpt2-small-res-jb", "gpt2-small-res-jb-feature-splitting", "gpt2-small-mlp-tm"
         }  # fmt: skip
 
-    def test_they_are_small_and_say_where_they_come_from(self):
-        tables = release_tables.core_tables()
+    def test_they_are_small_and_say_where_they_come_from(self, tables):
         assert sum(table.stat().st_size for table in tables) < 1_000_000
         assert all(json.loads(table.read_text())["source"] for table in tables)
 
@@ -381,20 +385,17 @@ class TestScript:
 
     def test_tables_are_compact_and_say_the_same(self, script, tmp_path):
         tables = script.tables_of(self.REGISTRY)
-        release = tables["saelens_gemma.json"]["releases"]["some-res"]
+        assert list(tables) == ["gpt/saelens_gpt.json", "gemma/saelens_gemma.json"]
+        release = tables["gemma/saelens_gemma.json"]["releases"]["some-res"]
         assert release["id"] == "layer_{layer}/width_{width}/average_l0_{l0}"
         assert release["rows"] == ["0 16k 20,100", "1 16k 20,101", "2 16k 20,102", "3 16k 20,103"]
-        assert list(tables["saelens_others.json"]["left_out"]) == ["temporal"]
+        assert list(tables["gemma/saelens_gemma.json"]["left_out"]) == ["temporal"]
         for name, table in tables.items():
             script.write_table(tmp_path / name, table)
-        written = tuple(tmp_path.glob("*.json"))
+        written = tuple(tmp_path.glob("*/*.json"))
         assert script.check(self.REGISTRY, written) == []
-        assert (
-            release_tables.find_entry(tmp_path / "saelens_others.json", "pythia/blocks.1.hook_mlp_out")[
-                "norm_scale"
-            ]
-            == 0.5
-        )
+        gpt = tmp_path / "gpt" / "saelens_gpt.json"
+        assert release_tables.find_entry(gpt, "pythia/blocks.1.hook_mlp_out")["norm_scale"] == 0.5
         changed = json.loads(json.dumps(self.REGISTRY))
         changed["pythia"]["saes"][0]["path"] = "2-mlp"
         changed["some-res"]["saes"].pop()
@@ -403,6 +404,17 @@ class TestScript:
             "pythia/blocks.1.hook_mlp_out: {'repo_id': 'owner/pythia', 'path': '1-mlp'"
         )
         assert second == "some-res/layer_3/width_16k/average_l0_103: not in the registry"
+
+    def test_tables_lie_in_the_plugin_of_their_family(self, script):
+        places = {script.place_of(name) for name in script.TABLES}
+        assert {place.name for place in places} == {name.split("/")[1] for name in script.TABLES}
+        assert places < set(script.all_tables())
+        assert all(f"sae_features_{n.split('/')[0]}" in str(script.place_of(n)) for n in script.TABLES)
+
+    def test_a_model_of_no_family_is_an_error(self, script):
+        registry = {"new": {**self.REGISTRY["pythia"], "model": "owner/model"}}
+        with pytest.raises(ValueError, match="^new: got a model 'owner/model'; expected one of a fam"):
+            script.tables_of(registry)
 
     def test_rows_are_packed_into_products(self, script):
         rows = [(a, b, c) for a in "0123" for b in "xy" for c in ("5", "9")]
@@ -438,10 +450,10 @@ class TestScript:
         assert revisions == ["commit of owner/a", "commit of owner/a", "before", None]
 
     def test_pins_outlive_a_new_registry(self, script, tmp_path):
-        (table,) = (t for n, t in script.tables_of(self.REGISTRY).items() if n == "saelens_gemma.json")
+        table = script.tables_of(self.REGISTRY)["gemma/saelens_gemma.json"]
         table["releases"]["some-res"]["revision"] = "c" * 40
         script.write_table(tmp_path / "t.json", table)
-        fresh = script.tables_of(self.REGISTRY)["saelens_gemma.json"]
+        fresh = script.tables_of(self.REGISTRY)["gemma/saelens_gemma.json"]
         script.keep_revisions(fresh, tmp_path / "t.json")
         assert fresh["releases"]["some-res"]["revision"] == "c" * 40
         fresh["releases"]["some-res"].update(repo="owner/new", revision=None)

@@ -14,7 +14,6 @@ from sae_features.errors import (
     AssetNotFoundError,
     InvalidParameterError,
     PluginError,
-    SAEFeaturesWarning,
     SAEFormatError,
 )
 from sae_features.hook_point import HookPoint
@@ -61,6 +60,17 @@ class TestFindSAE:
         )
         assert find_sae("tiny-sae/layer_1").source == tiny_family.saes[0]
         assert find_sae(tiny_sae_folder()).source is None
+
+    def test_plugins_that_may_know_it_are_named(self, tiny_family, monkeypatch):
+        monkeypatch.setattr(
+            releases, "missing_plugins", lambda: ["sae-features-gpt", "sae-features-qwen"]
+        )
+        with pytest.raises(AssetNotFoundError) as raised:
+            find_sae("zzz/zzz")
+        assert str(raised.value).endswith(
+            "; nothing is there. SAEs of a model come with the plugin of its family; not installed: "
+            "sae-features-gpt, sae-features-qwen."
+        )
 
     def test_without_any_known_sae(self, use_families):
         use_families()
@@ -151,13 +161,62 @@ class TestWhatIsKnownBesides:
         assert known("sparsify/topk", k=3).header.conventions["k"] == 5
         assert load_sae("release/sae").k == 5
 
-    def test_centred_activations_are_warned_of(self, known):
-        found = known("gemma_scope/residual", facts={"centred": True})
-        assert len(found.warnings) == 1
-        with pytest.warns(SAEFeaturesWarning, match=r"^The SAE 'release/sae' was trained on") as caught:
-            load_sae("release/sae")
-        assert str(caught[0].message) == found.warnings[0]
-        assert known("gemma_scope/residual").warnings == ()
+    @pytest.mark.parametrize("case", ["gemma_scope/residual", "saelens/standard"])
+    def test_an_sae_of_centred_activations_centres_them(self, known, case):
+        found = known(case, facts={"centred": True})
+        sae, plain = load_sae("release/sae"), load_sae(found.header.path)
+        assert found.header.conventions["input_norm"] == sae.input_norm == "center"
+        assert (plain.input_norm, found.warnings) == ("none", ())
+        x = torch.randn(9, sae.d_in, generator=torch.Generator().manual_seed(0)) + 3
+        mean = x.mean(dim=-1, keepdim=True)
+        assert torch.equal(sae.encode(x), plain.encode(x - mean))
+        assert not torch.equal(sae.encode(x), plain.encode(x))
+        torch.testing.assert_close(sae.reconstruct(x), plain.reconstruct(x - mean) + mean)
+        assert sae.digest == found.digest(0) != plain.digest
+        assert load_sae("release/sae", decoder=False, dtype="float64").digest == sae.digest
+
+    def test_centred_activations_may_be_scaled(self, known):
+        known("saelens/standard_expected_average", norm_scale=0.5, facts={"centred": True})
+        sae = load_sae("release/sae")
+        assert (sae.input_norm, sae.norm_scale) == ("center", 0.5)
+        plain = dataclasses.replace(sae, input_norm="none", norm_scale=None)
+        x = torch.randn(9, sae.d_in, generator=torch.Generator().manual_seed(0)) + 3
+        mean = x.mean(dim=-1, keepdim=True)
+        torch.testing.assert_close(sae.encode(x), plain.encode((x - mean) * 0.5))
+        torch.testing.assert_close(sae.reconstruct(x), plain.reconstruct((x - mean) * 0.5) * 2 + mean)
+
+    def test_that_it_was_centred_is_no_news_where_it_is_done(self, known):
+        facts = {"config_overrides": {"model_from_pretrained_kwargs": {"center_writing_weights": True}}}
+        (warning,) = known("saelens/old_normalize_false", facts=facts).warnings
+        assert "that TransformerLens had changed (center_writing_weights)" in warning
+        assert known("saelens/old_normalize_false", facts=facts | {"centred": True}).warnings == ()
+
+    @pytest.mark.parametrize(
+        ("case", "got"),
+        [
+            ("saelens/standard_layer_norm", "input_norm='layer_norm'"),
+            ("saelens/standard_constant_norm", "input_norm='rms_norm'"),
+            ("saelens/skip_transcoder", "a transcoder"),
+            ("sparsify/transcoder", "a transcoder"),
+        ],
+    )
+    def test_what_cannot_be_centred_besides_is_refused(self, known, case, got):
+        message = (
+            rf": got {got} of a release that says that it reads centred activations; expected an SAE "
+            "without a normalisation of each input"
+        )
+        with pytest.raises(SAEFormatError, match=message):
+            known(case, facts={"centred": True})
+
+    def test_a_format_that_does_not_centre_is_refused(self, monkeypatch, tiny_family):
+        source = dataclasses.replace(tiny_family.saes[0], facts={"centred": True})
+        monkeypatch.setattr(releases, "known_sae", {"release/sae": source}.get)
+        message = (
+            "^The release of 'tiny-sae/layer_1' says that it reads centred activations, which the "
+            "format 'sae-features' does not know of; expected files that say it themselves.$"
+        )
+        with pytest.raises(SAEFormatError, match=message):
+            find_sae("release/sae")
 
 
 class TestRandomSAE:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import random_sae
+from tiny import BERT, RELEASE_TABLES, SITES_OF_BERT, XLMR, edit_json, random_sae
 
 from sae_features.errors import AssetNotFoundError, InvalidParameterError
 from sae_features.families import ModelFamily, ModelSource, SAESource
@@ -121,6 +122,17 @@ class TestFilling:
         folder = tiny_sae_folder(metadata={})
         assert resolve(sae=folder, model="tiny-xlmr")[:2] == ("tiny-xlmr", 1)
 
+    def test_a_transcoder_of_sparsify_reads_what_its_module_takes(self, tmp_path):
+        transcoder = replace(random_sae(point=None), subtract_b_dec=False)
+        folder = transcoder.save(tmp_path / "layer.1.intermediate", format="sparsify")
+        edit_json(folder / "cfg.json", sae_features=None)
+        assert resolve(sae=folder, model="tiny")[1:3] == (1, "resid_mid")  # of BERT the same as mlp_in
+        unknown = folder.rename(tmp_path / "layer.1.crossattention")
+        assert error_of(sae=unknown, model="tiny", layer=1).startswith(
+            f"The SAE {str(unknown)!r} reads 'layer.1.crossattention.input', which no site stands for "
+            "in every model. Give the place that it reads as site=, one of resid_pre, "
+        )
+
     def test_of_several_saes_at_a_layer_the_first_is_taken(self, tiny_family, use_families):
         use_families(_with_saes(tiny_family, ("first", 2, False), ("second", 2, False)))
         assert resolve(layer=2)[3] == "first"
@@ -142,7 +154,7 @@ class TestContradictions:
         )
 
     def test_model_and_sae_by_digest(self, tiny_bert, tmp_path):
-        from sae_features.families import find_model
+        from sae_features.models import find_model
 
         message = error_of(model="tiny-xlmr", sae="tiny-sae/layer_1")
         own, other = (find_model(name).weights_digest[:12] for name in ("tiny", "tiny-xlmr"))
@@ -182,8 +194,8 @@ class TestContradictions:
     def test_the_size_of_the_model(self, tiny_sae_folder):
         folder = tiny_sae_folder(d_in=16, metadata={})
         assert error_of(model="tiny", sae=folder) == (
-            f"The SAE {str(folder)!r} takes activations of size 16, but the model 'tiny' has 32; they "
-            "do not belong together."
+            f"The SAE {str(folder)!r} takes activations of size 16, but the model 'tiny' has 32 at "
+            "layer 1, resid_post; they do not belong together."
         )
 
     def test_the_depth_of_the_model(self, tiny_sae_folder):
@@ -210,8 +222,20 @@ class TestWhatIsMissing:
         )
 
     def test_no_such_site(self):
-        text = "Got site='mlp_out'; the family 'tiny-family' reads resid_pre, resid_post."
-        assert error_of(site="mlp_out") == text
+        text = (
+            "Got site='mlp_normalized', which block {} of this model does not have; it has "
+            f"{SITES_OF_BERT}."
+        )
+        assert error_of(site="mlp_normalized") == text.format(0)
+        assert error_of(site="mlp_normalized", layer=-1) == text.format(2)
+        assert error_of(site="mlp_normalized", layer=1, with_sae=False) == text.format(1)
+
+    def test_no_embedding(self):
+        text = (
+            "Got site='embedding' for a model whose files do not say how tokens are pooled "
+            f"(modules.json of sentence-transformers); it has {SITES_OF_BERT}."
+        )
+        assert error_of(site="embedding") == error_of(site="embedding", with_sae=False) == text
 
     def test_no_default_among_the_saes(self, tiny_family, use_families):
         use_families(_with_saes(tiny_family, ("first", 2, False), ("second", 1, False)))
@@ -228,9 +252,10 @@ class TestWhatIsMissing:
         assert error_of(model="tiny-xlmr") == expected
         assert error_of(model="tiny-xlmr", layer=-1) == expected
 
-    def test_no_sae_at_that_site(self):
-        assert error_of(site="resid_pre").startswith(
-            "No SAE is known for model='tiny' and site='resid_pre'; give sae=FOLDER"
+    @pytest.mark.parametrize("site", ["resid_pre", "mlp_out", "mlp_hidden"])
+    def test_no_sae_at_that_site(self, site):
+        assert error_of(site=site).startswith(
+            f"No SAE is known for model='tiny' and site={site!r}; give sae=FOLDER"
         )
 
     def test_no_sae_of_a_folder(self, tiny_xlmr):
@@ -246,9 +271,16 @@ class TestWhatIsMissing:
         )
 
     @pytest.mark.parametrize(("with_sae", "sae"), [(False, None), (True, "random:64:8")])
-    def test_no_default_layer(self, with_sae, sae):
-        assert error_of(with_sae=with_sae, model="tiny-xlmr", sae=sae) == (
-            "The model 'tiny-xlmr' has no default layer; give layer=0 to 2."
+    @pytest.mark.parametrize(("depth", "layer"), [(0.5, 1), (0.0, 0), (0.7, 2), (1.0, 2)])
+    def test_without_a_default_sae_the_architecture_says_which_layer(
+        self, tiny_family, use_families, with_sae, sae, depth, layer
+    ):
+        use_families(replace(tiny_family, architectures=(BERT, replace(XLMR, default_depth=depth))))
+        assert resolve(with_sae=with_sae, model="tiny-xlmr", sae=sae) == (
+            "tiny-xlmr",
+            layer,
+            "resid_post",
+            sae,
         )
 
     def test_an_unknown_sae(self):
@@ -274,7 +306,8 @@ class TestValues:
             (
                 {"site": "resid_posst"},
                 "Got site='resid_posst'; expected one of resid_pre, resid_post, resid_mid, attn_out, "
-                "attn_z, mlp_out, mlp_hidden, embedding. Did you mean 'resid_post'?",
+                "attn_z, mlp_in, mlp_normalized, mlp_hidden, mlp_out, embedding. Did you mean "
+                "'resid_post'?",
             ),
             (
                 {"model": 3},
@@ -309,8 +342,8 @@ class TestReleaseTables:
     @pytest.fixture(autouse=True)
     def _gpt2(self, use_families, monkeypatch, tiny_bert):
         """A family whose GPT-2 is three blocks deep; the hub has it under its present name."""
-        monkeypatch.setattr("sae_features.families.hub_folder", lambda *_, **__: tiny_bert)
-        use_families(ModelFamily("gpt", ("bert",)))
+        monkeypatch.setattr("sae_features.models.hub_folder", lambda *_, **__: tiny_bert)
+        use_families(ModelFamily("gpt", (BERT,), release_tables=RELEASE_TABLES))
 
     @pytest.mark.parametrize("model", ["openai-community/gpt2", "gpt2-small", "gpt2"])
     def test_many_at_a_layer_are_listed_by_any_name_of_the_model(self, model):
@@ -335,9 +368,12 @@ class TestReleaseTables:
         request = Request("mistral-7b", layer=16)
         assert resolve_sae(request) == "mistral-7b-res-wg/blocks.16.hook_resid_pre"
 
-    def test_transcoders_of_no_site_of_ours_are_not_taken(self):
-        with pytest.raises(InvalidParameterError, match="^No SAE is known for model='Qwen/Qwen3-4B'"):
-            resolve_sae(Request("Qwen/Qwen3-4B", layer=1))
+    def test_a_transcoder_is_found_by_the_site_that_it_reads(self, monkeypatch):
+        monkeypatch.setattr("sae_features.targets.sae_of_source", lambda source: source.sae_id)
+        request = Request("Qwen/Qwen3-4B", layer=1, site="mlp_in")
+        assert resolve_sae(request) == "mwhanna-qwen3-4b-transcoders/layer_1"
+        with pytest.raises(InvalidParameterError, match="No SAE is known for .* and site='resid_post'"):
+            resolve_sae(Request("Qwen/Qwen3-4B", layer=1, site="resid_post"))
 
     def test_a_local_model_is_compared_with_packaged_saes_only(self, tiny_bert, monkeypatch):
         monkeypatch.setattr("sae_features.targets.sae_of_source", None)
@@ -348,7 +384,7 @@ class TestReleaseTables:
 def test_the_sae_alone_needs_no_weights_of_the_model(use_families):
     source = _packaged("x/y", "away", 1, is_default=True)
     away = ModelSource("owner/away", "c" * 40)
-    use_families(ModelFamily("far", ("bert",), aliases={"away": away}, saes=(source,)))
+    use_families(ModelFamily("far", (BERT,), aliases={"away": away}, saes=(source,)))
     assert resolve_sae(Request("away")).name == "x/y"
     assert resolve_sae(Request("away", layer=1)).n_latents == 48
 
@@ -370,10 +406,10 @@ def test_the_sae_of_a_layer_from_the_end_asks_the_hub_for_no_weights(
         shutil.copy(tiny_bert / "config.json", tmp_path)
         return tmp_path
 
-    monkeypatch.setattr("sae_features.families.hub_folder", hub_folder)
+    monkeypatch.setattr("sae_features.models.hub_folder", hub_folder)
     source = _packaged("x/y", "away", 1)
     away = ModelSource("owner/away", "c" * 40)
-    use_families(ModelFamily("far", ("bert",), aliases={"away": away}, saes=(source,)))
+    use_families(ModelFamily("far", (BERT,), aliases={"away": away}, saes=(source,)))
     if error is None:
         assert resolve_sae(request_).name == "x/y"
     else:

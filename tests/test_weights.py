@@ -10,7 +10,7 @@ from tiny import edit_json, random_sae
 
 from sae_features import load_backbone, weights
 from sae_features.errors import AssetNotFoundError, InvalidParameterError
-from sae_features.families import find_model
+from sae_features.models import find_model
 from sae_features.weights import (
     MAX_BACKBONES,
     MAX_SAES,
@@ -56,29 +56,29 @@ class TestBackbones:
         assert load_backbone("tiny", device="cpu", dtype="float64") is not second
 
     def test_two_threads_load_it_once(self, tiny_family, monkeypatch):
-        from sae_features.backbones.text import TextBackbone
+        from sae_features.backbones.backbone import Backbone
 
-        genuine, barrier, loads = TextBackbone.load, threading.Barrier(2), []
+        genuine, barrier, loads = Backbone.load, threading.Barrier(2), []
 
-        def load(folder, **options):
+        def load(folder, architecture, **options):
             loads.append(folder)
-            return genuine(folder, **options)
+            return genuine(folder, architecture, **options)
 
         def ask(_):
             barrier.wait(10)
             return load_backbone("tiny", device="cpu")
 
-        monkeypatch.setattr(TextBackbone, "load", load)
+        monkeypatch.setattr(Backbone, "load", load)
         with ThreadPoolExecutor(2) as pool:
             one, other = pool.map(ask, range(2))
         assert one is other
         assert len(loads) == 1
 
     def test_what_fails_to_load_is_not_kept(self, tiny_family, monkeypatch):
-        from sae_features.backbones.text import TextBackbone
+        from sae_features.backbones.backbone import Backbone
 
         with monkeypatch.context() as patch:
-            patch.setattr(TextBackbone, "load", lambda *_, **__: 1 / 0)
+            patch.setattr(Backbone, "load", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 load_backbone("tiny", device="cpu")
         assert loaded_counts()["backbones"] == 0

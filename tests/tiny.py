@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,13 +18,22 @@ from transformers import (
     XLMRobertaModel,
 )
 
+from sae_features.architectures import Architecture
 from sae_features.hook_point import HookPoint
 from sae_features.saes.autoencoder import SparseAutoencoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
+BERT = Architecture("bert", residual="post_norm", final_norm=False)
+XLMR = Architecture("xlm-roberta", residual="post_norm", final_norm=False)
+SITES_OF_BERT = "resid_pre, resid_post, resid_mid, attn_out, attn_z, mlp_in, mlp_hidden, mlp_out"
+"""As errors list them; no norm stands ahead of its MLP."""
+RELEASE_TABLES = tuple(
+    f"{table.parents[1].name}:releases/{table.name}"
+    for table in sorted(Path(__file__).parents[1].glob("plugins/sae-features-*/src/*/releases/*.json"))
+)
+"""The tables of all plugins in this repository, as a family names them."""
 N_LAYERS = 3
 D_MODEL = 32
 MAX_POSITIONS = 64

@@ -8,11 +8,12 @@ all of them.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sae_features.backbones.windows import Windows
 from sae_features.errors import InvalidParameterError
 from sae_features.parameters import OVERFLOWS, TOKENS, check_choice, check_prompt
 
@@ -60,30 +61,9 @@ class TokenPolicy:
         check_prompt(self.prompt)
 
 
-@dataclass
-class Windows:
-    """Token windows of several texts.
-
-    Attributes
-    ----------
-    ids : list of ndarray of int64
-        The windows.
-    counted : list of ndarray of bool
-        Which tokens of each window count.
-    items : list of int
-        The text that each window belongs to; ascending.
-    truncated, empty : list of int
-        Texts that lost tokens, and texts without a token that counts.
-    """
-
-    ids: list[np.ndarray] = field(default_factory=list)
-    counted: list[np.ndarray] = field(default_factory=list)
-    items: list[int] = field(default_factory=list)
-    truncated: list[int] = field(default_factory=list)
-    empty: list[int] = field(default_factory=list)
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str], policy: TokenPolicy) -> Windows:
+def tokenize(
+    tokenizer: Any, texts: Sequence[str], policy: TokenPolicy, *, first_token_is_sink: bool = False
+) -> Windows:
     """Tokenise texts.
 
     Parameters
@@ -94,6 +74,10 @@ def tokenize(tokenizer: Any, texts: Sequence[str], policy: TokenPolicy) -> Windo
         Any length.
     policy : TokenPolicy
         Prompt, limits and what counts.
+    first_token_is_sink : bool, default=False
+        Whether the first token of a window without a BOS is context, not content, unless it is the
+        only one; a piece after the first then begins with the last token before it, so that no other
+        token is lost.
 
     Raises
     ------
@@ -126,7 +110,13 @@ def tokenize(tokenizer: Any, texts: Sequence[str], policy: TokenPolicy) -> Windo
             )
             ids, is_text = _with_bos(ids, is_text, tokenizer.bos_token_id, prepend=policy.prepend_bos)
             _add_windows(
-                windows, start + i, ids=ids, is_text=is_text, uncounted=uncounted, policy=policy
+                windows,
+                start + i,
+                ids=ids,
+                is_text=is_text,
+                uncounted=uncounted,
+                policy=policy,
+                has_sink=first_token_is_sink,
             )
     return windows
 
@@ -192,6 +182,7 @@ def _add_windows(
     is_text: np.ndarray,
     uncounted: np.ndarray,
     policy: TokenPolicy,
+    has_sink: bool,
 ) -> None:
     where = np.flatnonzero(is_text)
     start, stop = (where[0], where[-1] + 1) if len(where) else (len(ids), len(ids))
@@ -204,14 +195,20 @@ def _add_windows(
         raise InvalidParameterError(message)
     counts_all = policy.tokens == "all"
     counted = np.ones(len(ids), bool) if counts_all else is_text & ~np.isin(ids, uncounted)
-    pieces = range(start, max(stop, start + 1), room)
+    # Without anything before the text, its first token takes the part of a BOS.
+    has_sink = has_sink and start == 0 and stop - start > 1 and room > 1
+    pieces = range(start, max(stop - has_sink, start + 1), room - has_sink)
     if len(pieces) > 1 and policy.overflow == "truncate":
         windows.truncated.append(item)
         pieces = pieces[:1]
     for first in pieces:
         chosen = np.r_[0:start, first : min(first + room, stop), stop : len(ids)]
+        counts = counted[chosen]
+        is_repeated = first > start  # it stands in the piece before, too
+        if has_sink and (is_repeated or (not counts_all and counts[1:].any())):
+            counts[0] = False
         windows.ids.append(ids[chosen])
-        windows.counted.append(counted[chosen])
+        windows.counted.append(counts)
         windows.items.append(item)
     if not any(mask.any() for mask in windows.counted[-len(pieces) :]):
         windows.empty.append(item)

@@ -26,13 +26,18 @@ def normalize(
     input_norm : str
         As of :class:`~sae_features.SparseAutoencoder`.
     norm_scale : float, optional
-        For ``"scale"``.
+        For ``"scale"`` and ``"center"``.
     """
-    if norm_scale is not None:
-        return x * norm_scale, lambda decoded: decoded / norm_scale
     if input_norm == "none":
         return x, lambda decoded: decoded
+    scale = 1.0 if norm_scale is None else norm_scale
+    if input_norm == "scale":
+        return x * scale, lambda decoded: decoded / scale
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of half precision overflow
+    if input_norm == "center":
+        mean = wide.mean(dim=-1, keepdim=True)
+        normalized = ((wide - mean) * scale).to(x.dtype)
+        return normalized, lambda decoded: (decoded / scale + mean).to(x.dtype)
     if input_norm == "layer_norm":
         mean = wide.mean(dim=-1, keepdim=True)
         centred = wide - mean

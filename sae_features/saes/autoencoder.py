@@ -108,11 +108,13 @@ class SparseAutoencoder:
         Whether ``topk`` drops negative values among the ``k`` largest.
     subtract_b_dec : bool, default=True
         Whether ``b_dec`` is taken off the normalised input; needs ``d_out == d_in``.
-    input_norm : {"none", "scale", "layer_norm", "rms_norm"}, default="none"
-        What is done to each input first: multiplied by ``norm_scale``; its mean subtracted and
-        divided by its standard deviation (of ``d_in - 1``) plus 1e-5; or scaled to the norm √d_in.
+    input_norm : {"none", "scale", "center", "layer_norm", "rms_norm"}, default="none"
+        What is done to each input first: multiplied by ``norm_scale``; its mean over dimensions
+        subtracted (and multiplied by ``norm_scale``, if there is one), as TransformerLens does to
+        what is written to the residual stream [7]_; its mean subtracted and divided by its standard
+        deviation (of ``d_in - 1``) plus 1e-5; or scaled to the norm √d_in.
     norm_scale : float, optional
-        For ``input_norm="scale"``.
+        For ``input_norm="scale"``, and maybe for ``"center"``.
     denormalize : bool, default=True
         Whether the output is brought back to the units of the input.
     hook_point, hook_point_out : HookPoint, optional
@@ -145,6 +147,8 @@ class SparseAutoencoder:
     .. [4] Belrose et al., sparsify, https://github.com/EleutherAI/sparsify.
     .. [5] Rajamanoharan et al., "Jumping ahead", arXiv 2407.14435, eq. 4.
     .. [6] Bussmann et al., "BatchTopK sparse autoencoders", arXiv 2412.06410, eq. 6.
+    .. [7] ``HookedTransformer.center_writing_weights``,
+       https://github.com/TransformerLensOrg/TransformerLens.
 
     Examples
     --------
@@ -324,8 +328,9 @@ class SparseAutoencoder:
     def decode(self, f: torch.Tensor | SparseLatents) -> torch.Tensor:
         """Return the activations that latents stand for.
 
-        With ``input_norm="layer_norm"`` or ``"rms_norm"`` they are in normalised units, since the
-        input's own mean and norm are not known here; and a skip connection is left out.
+        With ``input_norm="layer_norm"`` or ``"rms_norm"`` they are in normalised units, and with
+        ``"center"`` less the input's mean, since its own mean and norm are not known here; and a
+        skip connection is left out.
         :meth:`reconstruct` has both.
 
         Parameters

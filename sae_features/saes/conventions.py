@@ -16,8 +16,10 @@ Architecture = Literal["relu", "gated", "topk", "groupmax", "jumprelu"]
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 WITH_K = ("topk", "groupmax")
 
-InputNorm = Literal["none", "scale", "layer_norm", "rms_norm"]
+InputNorm = Literal["none", "scale", "center", "layer_norm", "rms_norm"]
 INPUT_NORMS: tuple[InputNorm, ...] = get_args(InputNorm)
+WITH_SCALE = ("scale", "center")
+"""Normalisations that may have a scale; only "scale" must."""
 
 DECODER_TENSORS = ("W_dec", "W_skip", "latent_scale")
 """Tensors that encoding does not need; an SAE may lack them."""
@@ -67,17 +69,18 @@ def check_input_norm(input_norm: object, norm_scale: object, d_in: int) -> None:
     """Raise SAEFormatError where the normalisation of inputs cannot be."""
     if input_norm not in INPUT_NORMS:
         raise SAEFormatError(expected_one_of("input_norm", input_norm, INPUT_NORMS))
-    if (norm_scale is not None) != (input_norm == "scale"):
+    is_missing = norm_scale is None and input_norm == "scale"
+    if is_missing or (norm_scale is not None and input_norm not in WITH_SCALE):
         message = (
             f"Got norm_scale={reprlib.repr(norm_scale)} with input_norm={input_norm!r}; expected a "
-            "scale with input_norm='scale', and only there."
+            "scale with input_norm='scale', and else only with 'center'."
         )
         raise SAEFormatError(message)
     if norm_scale is not None and not is_scale(norm_scale):
         message = f"Got norm_scale={reprlib.repr(norm_scale)}; expected a finite number above 0."
         raise SAEFormatError(message)
-    if input_norm == "layer_norm" and d_in < 2:
-        raise SAEFormatError("Got input_norm='layer_norm' with d_in=1; expected at least 2.")
+    if input_norm in ("layer_norm", "center") and d_in < 2:
+        raise SAEFormatError(f"Got input_norm={input_norm!r} with d_in=1; expected at least 2.")
 
 
 def is_scale(value: object) -> bool:

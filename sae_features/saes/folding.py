@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from sae_features.saes.autoencoder import SparseAutoencoder
+    from sae_features.saes.conventions import InputNorm
 
     Tensors = dict[str, torch.Tensor]
 
@@ -59,8 +60,40 @@ def unit_decoder(tensors: Tensors) -> Tensors:
     return scale_latents(tensors, decoder_norms(tensors))
 
 
+def fold_center(sae: SparseAutoencoder) -> SparseAutoencoder:
+    """Return an SAE that takes inputs as they are where it took them less their mean: same latents.
+
+    Taking the mean off is linear, and is done to ``W_enc`` in place of the inputs; a bias makes up for
+    what that does to ``b_dec`` where it is subtracted.  In outputs the mean of the input is missing, as
+    with ``denormalize=False``.
+    """
+    import torch
+
+    if sae.input_norm != "center":
+        return sae
+    encoder = sae.W_enc.to(torch.promote_types(sae.dtype, torch.float32))
+    mean = encoder.mean(dim=0)
+    tensors = {"W_enc": encoder - mean}
+    if sae.subtract_b_dec:
+        given_back = -sae.b_dec.to(encoder).sum() * mean
+        for name in ("b_enc", "b_gate", "b_mag"):
+            bias = getattr(sae, name)
+            if bias is not None:
+                factor = sae.r_mag.exp() if name == "b_mag" and sae.r_mag is not None else 1.0
+                tensors[name] = bias + given_back * factor
+    folded: dict[str, Any] = {name: tensor.to(sae.dtype) for name, tensor in tensors.items()}
+    input_norm: InputNorm = "none" if sae.norm_scale is None else "scale"
+    return replace(sae, **folded, input_norm=input_norm)
+
+
 def fold_scales(sae: SparseAutoencoder) -> SparseAutoencoder:
-    """Return an SAE without ``norm_scale`` and ``latent_scale``: same latents, same outputs."""
+    """Return an SAE without ``norm_scale`` and ``latent_scale``: same latents, same outputs.
+
+    Raises
+    ------
+    SAEFormatError
+        If its ``norm_scale`` cannot be folded.
+    """
     tensors: dict[str, Any] = dict(sae.tensors())
     scale = sae.norm_scale
     if scale is not None:
@@ -75,5 +108,5 @@ def fold_scales(sae: SparseAutoencoder) -> SparseAutoencoder:
     factors = tensors.pop("latent_scale", None)
     if factors is not None and "W_dec" in tensors:
         tensors["W_dec"] = tensors["W_dec"] * factors[:, None]
-    input_norm = "none" if scale is not None else sae.input_norm
+    input_norm = "none" if sae.input_norm == "scale" else sae.input_norm
     return replace(sae, **tensors, latent_scale=None, input_norm=input_norm, norm_scale=None)

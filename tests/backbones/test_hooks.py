@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from sae_features.backbones.hooks import check_point, find_blocks, read_points
-from sae_features.errors import CheckpointError, InvalidParameterError
+from sae_features.backbones.hooks import read_points
+from sae_features.backbones.sites import Stack
 from sae_features.hook_point import HookPoint
 
 N_LAYERS = 3
@@ -17,53 +17,12 @@ def inputs():
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
 
-class Stack(nn.Module):
-    def __init__(self, **lists):
-        super().__init__()
-        for name, length in lists.items():
-            setattr(self, name, nn.ModuleList(nn.Linear(2, 2) for _ in range(length)))
-
-
-class TestFindBlocks:
-    def test_of_real_architectures(self, bert, xlmr):
-        assert find_blocks(bert.model, N_LAYERS) is bert.model.encoder.layer
-        assert find_blocks(xlmr.model, N_LAYERS) is xlmr.model.encoder.layer
-
-    def test_the_outermost_list_of_that_length(self):
-        model = Stack(blocks=2, other=3)
-        for block in model.blocks:
-            block.heads = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
-        assert find_blocks(model, 2) is model.blocks
-
-    def test_none_or_several_are_an_error(self):
-        with pytest.raises(CheckpointError) as raised:
-            find_blocks(Stack(encoder=2, decoder=2), 2)
-        assert str(raised.value) == (
-            "Found 2 lists of 2 blocks in Stack; expected one. This architecture needs a family of its "
-            "own."
-        )
-        with pytest.raises(CheckpointError, match="^Found 0 lists of 4 blocks in Stack;"):
-            find_blocks(Stack(encoder=2), 4)
-
-
-class TestCheckPoint:
-    @pytest.mark.parametrize(("layer", "expected"), [(0, 0), (2, 2), (-1, 2), (-3, 0)])
-    def test_layers_count_from_0(self, layer, expected):
-        assert check_point(HookPoint(layer, "resid_pre"), N_LAYERS) == HookPoint(expected, "resid_pre")
-
-    @pytest.mark.parametrize("layer", [3, -4])
-    def test_a_layer_out_of_range(self, layer):
-        with pytest.raises(InvalidParameterError) as raised:
-            check_point(HookPoint(layer), N_LAYERS)
-        assert str(raised.value) == (
-            f"Got layer={layer}; expected 0 to 2 (or -3 to -1): the model has 3 blocks."
-        )
-
-    @pytest.mark.parametrize("site", ["mlp_out", "embedding", "resid"])
-    def test_a_site_that_cannot_be_read(self, site):
-        with pytest.raises(InvalidParameterError) as raised:
-            check_point(HookPoint(0, site), N_LAYERS)
-        assert str(raised.value) == f"Got site='{site}'; this family reads resid_pre, resid_post."
+def read(backbone, points, inputs):
+    """What stands at the points of a model, by name of the point."""
+    taps = {point: backbone.stack.tap(point) for point in points}
+    found, output = read_points(backbone.model, taps, inputs)
+    assert output is None  # it was stopped
+    return found
 
 
 class TestReadPoints:
@@ -76,9 +35,9 @@ class TestReadPoints:
         for layer in range(N_LAYERS):
             for site, state in (("resid_pre", hidden[layer]), ("resid_post", hidden[layer + 1])):
                 point = HookPoint(layer, site)
-                read = read_points(backbone.model, backbone.blocks, [point], inputs)
-                assert list(read) == [point]
-                assert torch.equal(read[point], state)
+                found = read(backbone, [point], inputs)
+                assert list(found) == [point]
+                assert torch.equal(found[point], state)
         assert not torch.allclose(hidden[1], hidden[2], atol=0.1)  # layers can be told apart
 
     def test_several_points_in_one_pass(self, bert, inputs):
@@ -91,12 +50,12 @@ class TestReadPoints:
         ]
         runs = []
         handle = bert.model.embeddings.register_forward_hook(lambda *_: runs.append(1))
-        together = read_points(bert.model, bert.blocks, points, inputs)
+        together = read(bert, points, inputs)
         handle.remove()
         assert len(runs) == 1
         assert set(together) == set(points)
         for point in points:
-            alone = read_points(bert.model, bert.blocks, [point], inputs)
+            alone = read(bert, [point], inputs)
             assert torch.equal(together[point], alone[point])
         assert torch.equal(together[HookPoint(1)], together[HookPoint(2, "resid_pre")])
 
@@ -118,7 +77,7 @@ class TestReadPoints:
                 module.register_forward_hook(lambda *_, name=name: finished.append(name), prepend=True)
             )
         try:
-            read_points(bert.model, bert.blocks, points, inputs)
+            read(bert, points, inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -131,20 +90,20 @@ class TestReadPoints:
 
     def test_hooks_are_gone_afterwards(self, bert, inputs):
         before = _count_hooks(bert.model)
-        read_points(bert.model, bert.blocks, [HookPoint(0), HookPoint(1, "resid_pre")], inputs)
+        read(bert, [HookPoint(0), HookPoint(1, "resid_pre")], inputs)
         assert _count_hooks(bert.model) == before
 
     def test_hooks_are_gone_after_an_error_and_the_error_is_raised(self, bert, inputs):
         before = _count_hooks(bert.model)
         beyond = {"input_ids": torch.tensor([[10**6]]), "attention_mask": torch.ones(1, 1)}
         with pytest.raises(IndexError):
-            read_points(bert.model, bert.blocks, [HookPoint(0), HookPoint(1, "resid_pre")], beyond)
+            read(bert, [HookPoint(0), HookPoint(1, "resid_pre")], beyond)
         assert _count_hooks(bert.model) == before
-        assert set(read_points(bert.model, bert.blocks, [HookPoint(0)], inputs)) == {HookPoint(0)}
+        assert set(read(bert, [HookPoint(0)], inputs)) == {HookPoint(0)}
 
     def test_no_graph_is_kept(self, bert, inputs):
-        read = read_points(bert.model, bert.blocks, [HookPoint(0)], inputs)
-        assert not read[HookPoint(0)].requires_grad
+        found = read(bert, [HookPoint(0)], inputs)
+        assert not found[HookPoint(0)].requires_grad
 
     def test_blocks_that_give_tuples_or_take_keywords(self):
         class Block(nn.Module):
@@ -163,8 +122,9 @@ class TestReadPoints:
 
         model, x = Model(), torch.zeros(1, 1, 2)
         points = [HookPoint(0, "resid_pre"), HookPoint(0), HookPoint(1, "resid_pre"), HookPoint(1)]
-        read = read_points(model, model.blocks, points, {"x": x})
-        assert [read[point].unique().item() for point in points] == [0, 1, 1, 2]
+        stack = Stack(model.blocks, {})
+        found, _ = read_points(model, {point: stack.tap(point) for point in points}, {"x": x})
+        assert [found[point].unique().item() for point in points] == [0, 1, 1, 2]
 
 
 def _count_hooks(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import json
@@ -11,11 +12,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from sae_features import load_sae
+from sae_features.hook_point import HookPoint
 from sae_features.packaged_assets import ASSETS, RECORD, fetch, is_complete
 
 ROOT = Path(__file__).parents[2]
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WEIGHTS_SHA256 = {
+    "minilm": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "e5-small": "8520eedb7ea5147f2345d7535bda10480394cca9f4451e415bf76a00d7eb8071",
+    "smollm2": "7ef915c9bf9d94d8d70211970476878352a5b95855c589ae987916d7a455242b",
+    "dinov2-small": "8b38fc0f3652d5a3cd0a5f3b71eb3b0b68a34460a68814528cb1e25177fe6e30",
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +93,79 @@ def test_the_committed_movie_snippets_equal_a_rebuild(assets, capsys):
     assert "movie_snippets.csv, vaderSentiment-LICENSE.txt" in capsys.readouterr().err
 
 
-def test_minilm_is_the_published_model():
+@pytest.mark.parametrize("name", WEIGHTS_SHA256)
+def test_weights_have_the_stated_digest(name):
+    assert ASSETS[name].weights_sha256 == WEIGHTS_SHA256[name]
+    with (fetch(name) / "model.safetensors").open("rb") as stream:
+        assert hashlib.file_digest(stream, "sha256").hexdigest() == WEIGHTS_SHA256[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "loader", "options", "n_layers", "width"),
+    [
+        ("minilm", AutoModel, {}, 6, 384),
+        ("e5-small", AutoModel, {"add_pooling_layer": False}, 12, 384),
+        ("smollm2", AutoModelForCausalLM, {}, 30, 576),
+        ("dinov2-small", AutoModel, {}, 12, 384),
+    ],
+)
+def test_transformers_opens_the_model_and_misses_no_weight(name, loader, options, n_layers, width):
+    model, report = loader.from_pretrained(
+        fetch(name), local_files_only=True, output_loading_info=True, **options
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert not report["mismatched_keys"]
+    assert (model.config.num_hidden_layers, model.config.hidden_size) == (n_layers, width)
+
+
+def test_minilm_has_what_the_published_model_has():
     folder = fetch("minilm")
-    with (folder / "model.safetensors").open("rb") as stream:
-        assert hashlib.file_digest(stream, "sha256").hexdigest() == MINILM_SHA256
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert config["model_type"] == "bert"
-    assert (config["num_hidden_layers"], config["hidden_size"]) == (6, 384)
     for file in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "README.md", "LICENSE"):
         assert (folder / file).is_file()
+
+
+def test_e5_ranks_a_paraphrase_first():
+    tokenizer = AutoTokenizer.from_pretrained(fetch("e5-small"), local_files_only=True)
+    model = AutoModel.from_pretrained(fetch("e5-small"), add_pooling_layer=False)
+    texts = [
+        "query: Where do cats live?",
+        "query: \u00bfD\u00f3nde viven los gatos?",
+        "query: Taxes rise.",
+    ]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = model(**inputs).last_hidden_state
+    mask = inputs.attention_mask[..., None]
+    means = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1))
+    assert means[0] @ means[1] > means[0] @ means[2] + 0.05
+
+
+def test_smollm2_knows_english_and_its_chat_template():
+    tokenizer = AutoTokenizer.from_pretrained(fetch("smollm2"), local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(fetch("smollm2"), dtype=torch.float32)
+    inputs = tokenizer("The capital of France is", return_tensors="pt")
+    assert inputs.input_ids[0, 0] != tokenizer.bos_token_id
+    with torch.inference_mode():
+        best = model(**inputs).logits[0, -1].argmax()
+    assert tokenizer.decode(best) == " Paris"
+    chat = [{"role": "user", "content": "Hi"}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert text.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_the_sae_of_e5_has_an_encoder_only():
+    sae = load_sae(fetch("e5-small-sae"), decoder=False)
+    assert (sae.d_in, sae.n_latents, sae.k) == (384, 16_384, 32)
+    assert sae.hook_point == HookPoint(11, "resid_post")
+    assert sae.W_dec is None
+
+
+def test_textile_has_pictures_of_three_classes():
+    folder = fetch("textile")
+    with (folder / "labels.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert Counter(row["split"] for row in rows) == {"train": 1400, "test": 600}
+    assert Counter(row["label"] for row in rows) == {"global": 500, "local": 500, "nominal": 1000}
+    assert all((folder / row["file"]).is_file() for row in rows)

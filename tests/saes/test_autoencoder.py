@@ -34,6 +34,8 @@ VARIANTS = {
 NORMS = {
     "none": {},
     "scale": {"norm_scale": 0.37},
+    "center": {},
+    "center, scaled": {"norm_scale": 0.37},
     "layer_norm": {},
     "rms_norm": {},
 }
@@ -48,7 +50,7 @@ def make_sae(variant="topk", *, dtype=torch.float64, seed=0, d_in=D_IN, n_latent
 
 
 def norm_of(input_norm):
-    return {"input_norm": input_norm, **NORMS[input_norm]}
+    return {"input_norm": input_norm.partition(",")[0], **NORMS[input_norm]}
 
 
 def arrays_of(sae):
@@ -81,7 +83,9 @@ def transcribed(sae, x):
     latents, decoded, reconstructed = [], [], []
     for row in x:
         scale, shift = 1.0, 0.0  # what the normalisation takes off
-        if sae.input_norm == "scale":
+        if sae.input_norm == "center":
+            shift = row.mean()
+        if sae.norm_scale is not None:
             scale = 1 / sae.norm_scale
         elif sae.input_norm == "layer_norm":
             shift = row.mean()
@@ -96,7 +100,7 @@ def transcribed(sae, x):
             continue
         plain = (latents[-1] * arrays.get("latent_scale", 1.0)) @ arrays["W_dec"] + arrays["b_dec"]
         undone = sae.denormalize
-        decoded.append(plain * scale if undone and sae.input_norm == "scale" else plain)
+        decoded.append(plain * scale if undone and sae.norm_scale is not None else plain)
         skipped = row @ arrays["W_skip"] if "W_skip" in arrays else 0.0
         reconstructed.append((plain + skipped) * scale + shift if undone else plain + skipped)
     return np.array(latents), np.array(decoded), np.array(reconstructed)
@@ -474,17 +478,17 @@ def test_it_is_shown_on_one_line():
         ),
         (
             {"input_norm": "l2"},
-            "Got input_norm='l2'; expected one of none, scale, layer_norm, rms_norm.",
+            "Got input_norm='l2'; expected one of none, scale, center, layer_norm, rms_norm.",
         ),
         (
             {"input_norm": "scale"},
             "Got norm_scale=None with input_norm='scale'; expected a scale with input_norm='scale', and "
-            "only there.",
+            "else only with 'center'.",
         ),
         (
             {"norm_scale": 1.0},
             "Got norm_scale=1.0 with input_norm='none'; expected a scale with input_norm='scale', and "
-            "only there.",
+            "else only with 'center'.",
         ),
         ({"W_dec": torch.zeros(5, 9)}, "Got W_dec of shape (5, 9); expected (9, 5)."),
         (
@@ -521,7 +525,7 @@ def test_the_digest_is_of_everything_that_decides_the_numbers(variant):
     sae = make_sae(variant, skip=True, latent_scale=True)
     changed = [replace(sae, subtract_b_dec=False)]
     changed += [replace(sae, **{name: None}) for name in ("W_dec", "W_skip", "latent_scale")]
-    for input_norm in ("scale", "layer_norm", "rms_norm"):
+    for input_norm in ("scale", "center", "center, scaled", "layer_norm", "rms_norm"):
         normed = replace(sae, **norm_of(input_norm))
         changed += [normed, replace(normed, denormalize=False)]
     changed.append(replace(sae, input_norm="scale", norm_scale=0.38))

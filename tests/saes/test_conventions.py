@@ -88,9 +88,9 @@ def test_what_is_no_scale(scale):
 @pytest.mark.parametrize(
     ("input_norm", "norm_scale", "d_in", "message"),
     [
-        ("rms", None, 4, "Got input_norm='rms'; expected one of none, scale, layer_norm, rms_norm."),
-        (None, None, 4, "Got input_norm=None; expected one of none, scale, layer_norm, rms_norm."),
-        ([], None, 4, "Got input_norm=[]; expected one of none, scale, layer_norm, rms_norm."),
+        ("rms", None, 4, "Got input_norm='rms'; expected one of none, scale, center, layer_norm, rms_"),
+        (None, None, 4, "Got input_norm=None; expected one of none, scale, center, layer_norm, rms_n"),
+        ([], None, 4, "Got input_norm=[]; expected one of none, scale, center, layer_norm, rms_norm."),
         (
             "rms_norm", 2.0, 4,
             "Got norm_scale=2.0 with input_norm='rms_norm'; expected a scale with input_norm='scale'",
@@ -100,6 +100,8 @@ def test_what_is_no_scale(scale):
             "Got norm_scale=None with input_norm='scale'; expected a scale with input_norm='scale', and",
         ),
         ("scale", -2, 4, "Got norm_scale=-2; expected a"),
+        ("center", 0.0, 4, "Got norm_scale=0.0; expected a finite number above 0."),
+        ("center", None, 1, "Got input_norm='center' with d_in=1; expected at least 2."),
         ("layer_norm", None, 1, "Got input_norm='layer_norm' with d_in=1; expected at least 2."),
     ],
 )  # fmt: skip
@@ -109,8 +111,9 @@ def test_normalisations_that_cannot_be(input_norm, norm_scale, d_in, message):
 
 
 def test_normalisations_that_can_be():
-    for input_norm, d_in in (("none", 1), ("rms_norm", 1), ("layer_norm", 2)):
+    for input_norm, d_in in (("none", 1), ("rms_norm", 1), ("layer_norm", 2), ("center", 2)):
         check_input_norm(input_norm, None, d_in)
+    check_input_norm("center", 0.5, 2)
 
 
 def test_metadata_that_are_not_acted_on_are_the_users_own():

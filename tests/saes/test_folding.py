@@ -14,6 +14,7 @@ from sae_features.errors import SAEFormatError
 from sae_features.saes.conventions import ARCHITECTURES
 from sae_features.saes.folding import (
     decoder_norms,
+    fold_center,
     fold_scales,
     scale_inputs,
     scale_latents,
@@ -163,6 +164,40 @@ def test_norms_of_each_row_stay(input_norm):
     x = inputs(sae)
     assert torch.equal(folded.encode(x), sae.encode(x))
     close(folded.reconstruct(x), sae.reconstruct(x))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@quick
+@given(scale=st.none() | scales, seed=seeds, mean=st.floats(-50, 50))
+def test_the_mean_is_taken_off_in_the_encoder(architecture, options, scale, seed, mean):
+    sae = varied_sae(architecture, seed=seed, input_norm="center", norm_scale=scale, **options)
+    folded = fold_center(sae)
+    assert (folded.input_norm, folded.norm_scale) == ("none" if scale is None else "scale", scale)
+    x = inputs(sae, seed) + mean
+    latents = sae.encode(x)
+    close(folded.encode(x), latents)
+    assert torch.equal(folded.encode(x) != 0, latents != 0)
+    close(folded.decode(latents), sae.decode(latents))
+    missing = x.mean(dim=1, keepdim=True) if sae.denormalize else 0.0
+    close(folded.reconstruct(x) + missing, sae.reconstruct(x))
+    close(folded.W_enc.mean(dim=0), torch.zeros(sae.n_latents, dtype=sae.dtype))
+    again = fold_center(folded)
+    assert again is folded
+
+
+def test_a_mean_folded_is_written_out():
+    """(x - mean(x) - b_dec) @ W_enc + b_enc, with numbers."""
+    sae = varied_sae(
+        "relu", d_in=2, n_latents=1, input_norm="center", W_enc=torch.tensor([[3.0], [1.0]]),
+        b_enc=torch.tensor([10.0]), b_dec=torch.tensor([1.0, 2.0]), W_dec=torch.ones(1, 2),
+    )  # fmt: skip
+    folded = fold_center(sae)
+    assert folded.W_enc.tolist() == [[1], [-1]]
+    assert folded.b_enc.tolist() == [4]  # 10 - 2 * (1 + 2)
+    x = torch.tensor([[7.0, 5.0]])  # less its mean: [1, -1]
+    assert sae.encode(x).tolist() == folded.encode(x).tolist() == [[(1 - 1) * 3 + (-1 - 2) * 1 + 10]]
+    assert sae.reconstruct(x).tolist() == [[7 + 1 + 6, 7 + 2 + 6]]
 
 
 def test_an_encoder_alone_can_be_folded():

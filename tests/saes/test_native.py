@@ -131,7 +131,7 @@ def test_weights_at_the_edges_of_their_type_come_back(tmp_path):
 
 
 SHAPES = [{}, {"skip": True}, {"d_out": 4}, {"d_out": 4, "skip": True}, {"subtract_b_dec": False}]
-NORMS = ["none", "layer_norm", "rms_norm", "scale"]
+NORMS = ["none", "center", "layer_norm", "rms_norm", "scale"]
 
 
 @settings(max_examples=60)
@@ -156,7 +156,9 @@ def test_any_sae_comes_back_bit_for_bit(
         topk_relu=data.draw(flags),
         denormalize=data.draw(flags),
         input_norm=input_norm,
-        norm_scale=norm_scale if input_norm == "scale" else None,
+        norm_scale=norm_scale
+        if input_norm == "scale" or (input_norm == "center" and data.draw(flags))
+        else None,
         hook_point=data.draw(st.sampled_from([None, POINT])),
         hook_point_out=data.draw(st.sampled_from([None, HookPoint(7)])),
         metadata=data.draw(st.sampled_from([{}, METADATA])),
@@ -204,6 +206,11 @@ def test_what_older_versions_wrote_is_read(folder):
         ({"latent_scale": torch.ones(N_LATENTS)}, {"tensors": ["W_dec", "latent_scale"]}),
         ({"selection_scale": torch.ones(N_LATENTS)}, {"tensors": ["W_dec", "selection_scale"]}),
         ({"input_norm": "rms_norm"}, {"input_norm": "rms_norm", "denormalize": True}),
+        ({"input_norm": "center"}, {"input_norm": "center", "denormalize": True}),
+        (
+            {"input_norm": "center", "norm_scale": 0.5},
+            {"input_norm": "center", "norm_scale": 0.5, "denormalize": True},
+        ),
         (
             {"input_norm": "scale", "norm_scale": 0.5, "denormalize": False},
             {"input_norm": "scale", "norm_scale": 0.5, "denormalize": False},
@@ -692,10 +699,10 @@ def wrong(name, value, expected):
         wrong("weights_sha256", 0, TEXT),
         wrong("metadata", [], "an object"),
         wrong("metadata", ..., "an object"),
-        ({"input_norm": "l2"}, "Got input_norm='l2'; expected one of none, scale, layer_norm, rms_no"),
+        ({"input_norm": "l2"}, "Got input_norm='l2'; expected one of none, scale, center, layer_norm"),
         (
             {"input_norm": ["none"]},
-            "Got input_norm=['none']; expected one of none, scale, layer_norm, rms_norm.",
+            "Got input_norm=['none']; expected one of none, scale, center, layer_norm, rms_norm.",
         ),
         (
             {"input_norm": "scale", "denormalize": True},

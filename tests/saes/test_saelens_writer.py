@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import varied_sae
 
 from sae_features import load_sae
-from sae_features.errors import InvalidParameterError, SAEFormatError
+from sae_features.errors import InvalidParameterError, SAEFeaturesWarning, SAEFormatError
 from sae_features.hook_point import HookPoint
 from sae_features.parameters import DTYPES
 from sae_features.saes.formats import find_format
@@ -105,6 +105,30 @@ def test_scales_are_folded(tmp_path, architecture, options, dtype):
     folder = sae.save(tmp_path / "sae", format="saelens")
     again = load_sae(folder, dtype=str(dtype).removeprefix("torch."))
     assert (again.norm_scale, again.latent_scale) == (None, None)
+    assert_same_numbers(again, sae)
+
+
+@pytest.mark.parametrize("architecture", ["relu", "gated", "topk", "jumprelu"])
+@pytest.mark.parametrize("scale", [None, 0.37])
+def test_centring_is_folded_and_the_mean_that_is_lost_is_warned_of(tmp_path, architecture, scale):
+    sae = varied_sae(architecture, input_norm="center", norm_scale=scale)
+    with pytest.warns(SAEFeaturesWarning) as caught:
+        folder = sae.save(tmp_path / "sae", format="saelens")
+    assert [str(warning.message) for warning in caught] == [
+        "input_norm='center' was folded into the encoder: SAELens has no words for it. Latents are the "
+        "same, but reconstructions lack the mean of each input."
+    ]
+    assert config_of(folder)["normalize_activations"] == "none"
+    again = load_sae(folder, dtype="float64")
+    x = inputs(sae) + 5
+    assert torch.equal(again.encode(x) != 0, sae.encode(x) != 0)
+    close(again.encode(x), sae.encode(x))
+    close(again.reconstruct(x) + x.mean(dim=1, keepdim=True), sae.reconstruct(x))
+
+
+def test_centring_without_a_mean_to_give_back_is_folded_silently(tmp_path):
+    sae = varied_sae("relu", input_norm="center", denormalize=False)
+    again = load_sae(sae.save(tmp_path / "sae", format="saelens"), dtype="float64")
     assert_same_numbers(again, sae)
 
 

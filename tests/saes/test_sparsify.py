@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import edit_json, varied_sae
 
 from sae_features import load_sae
-from sae_features.errors import SAEFormatError
+from sae_features.errors import SAEFeaturesWarning, SAEFormatError
 from sae_features.hook_point import HookPoint
 from sae_features.parameters import DTYPES
 from sae_features.saes.formats import find_format
@@ -58,11 +58,24 @@ class TestReading:
         other = folder.rename(tmp_path / "mine")
         assert (load_sae(other).hook_point, load_sae(other).metadata) == (None, {})
 
-    def test_a_transcoder_writes_where_its_folder_says(self, folder):
+    def test_a_transcoder_reads_and_writes_where_its_folder_says(self, folder):
         edit_json(folder / "cfg.json", transcode=True)
         sae = load_sae(folder)
-        assert (sae.hook_point, sae.hook_point_out) == (None, HookPoint(3))
+        assert (sae.hook_point, sae.hook_point_out) == (HookPoint(3, "resid_pre"), HookPoint(3))
+        assert sae.metadata == {"hook_name": "layers.3.input", "hook_name_out": "layers.3"}
         assert not sae.subtract_b_dec
+
+    @pytest.mark.parametrize(
+        ("transcode", "metadata"),
+        [
+            (True, {"hook_name": "layers.3.mlp.input", "hook_name_out": "layers.3.mlp"}),
+            (False, {"hook_name": "layers.3.mlp"}),
+        ],
+    )
+    def test_what_a_module_means_is_left_to_the_family(self, folder, tmp_path, transcode, metadata):
+        edit_json(folder / "cfg.json", transcode=transcode)
+        sae = load_sae(folder.rename(tmp_path / "layers.3.mlp"))
+        assert (sae.hook_point, sae.hook_point_out, sae.metadata) == (None, None, metadata)
 
     def test_what_files_need_not_say(self, folder):
         edit_json(folder / "cfg.json", num_latents=None, expansion_factor=None, activation=None)
@@ -144,6 +157,16 @@ class TestWriting:
         again = load_sae(sae.save(tmp_path / "sae", format="sparsify"), dtype="float64")
         assert (again.norm_scale, again.latent_scale) == (None, None)
         assert_same_numbers(again, sae)
+
+    @pytest.mark.parametrize("architecture", ["topk", "groupmax"])
+    def test_centring_is_folded(self, tmp_path, architecture):
+        sae = varied_sae(architecture, input_norm="center", subtract_b_dec=True)
+        with pytest.warns(SAEFeaturesWarning, match="into the encoder: sparsify has no words for it"):
+            folder = sae.save(tmp_path / "sae", format="sparsify")
+        again = load_sae(folder, dtype="float64")
+        x = inputs(sae) + 5
+        close(again.encode(x), sae.encode(x))
+        close(again.reconstruct(x) + x.mean(dim=1, keepdim=True), sae.reconstruct(x))
 
     @settings(max_examples=20)
     @given(

@@ -31,8 +31,9 @@ from sklearn.preprocessing import MaxAbsScaler
 import sae_features
 from sae_features import load_backbone
 from sae_features.extraction import codes_of_activations
-from sae_features.families import find_model
 from sae_features.hook_point import HookPoint
+from sae_features.items import Items
+from sae_features.models import find_model
 from sae_features.packaged_assets import fetch
 from sae_features.pooling import pool_codes
 from sae_features.ragged import TokenActivations, offsets_of
@@ -146,12 +147,12 @@ def collect(
         for start in range(0, len(texts), 256):
             if counts[name] >= budget * budget_share:
                 break
-            windows = backbone.tokenize(texts[start : start + 256], policy)
+            windows = backbone.windows(Items("text", texts[start : start + 256]), policy)
             for batch in backbone.run(windows, points):
                 for point in points:
                     parts[point].append(batch.values[point].numpy())
                 ids += [windows.ids[w][windows.counted[w]] for w in batch.windows]
-                counts[name] += int(batch.lengths.sum())
+                counts[name] += int(batch.lengths[points[0]].sum())
         print(f"{split} {name}: {counts[name]:,} tokens", flush=True)
     arrays = {}
     for point in points:

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from sae_features import list_families
-from sae_features.families import API_VERSION, families, find_model
+from sae_features.families import API_VERSION, families
+from sae_features.models import find_model
 from sae_features.releases import find_sae
 from sae_features.sae_sources import sae_folder
 from sae_features.targets import Request, resolve_target

@@ -234,6 +234,8 @@ class ConvertedFormat:
                     "it (sae-features inspect shows it). Leave it out."
                 )
                 raise InvalidParameterError(message)
+        if files.known.get("centred"):
+            plan = _centred(plan, files)
         shapes = _shapes(plan)
         d_in, n_latents, conventions = plan.d_in, plan.n_latents, plan.conventions
         check_conventions(plan.architecture, conventions.get("k"), n_latents)
@@ -257,6 +259,21 @@ class ConvertedFormat:
         if missing:
             raise SAEFormatError(f"{files.weights}: got no tensors for {', '.join(sorted(missing))}.")
         return _without_unused(plan, files)
+
+
+def _centred(plan: Plan, files: SAEFiles) -> Plan:
+    """Return a plan of an SAE that reads activations less their mean, as its release says."""
+    stated = plan.conventions.get("input_norm", "none")
+    is_named = plan.hook_point_out is not None or "hook_name_out" in plan.metadata
+    is_transcoder = plan.d_out not in (None, plan.d_in) or "W_skip" in plan.pieces or is_named
+    if is_transcoder or stated not in ("none", "scale"):
+        got = "a transcoder" if is_transcoder else f"input_norm={stated!r}"
+        message = (
+            f"{files.weights}: got {got} of a release that says that it reads centred activations; "
+            "expected an SAE without a normalisation of each input."
+        )
+        raise SAEFormatError(message)
+    return replace(plan, conventions={**plan.conventions, "input_norm": "center"})
 
 
 def _labels(header: SAEHeader) -> Mapping[int, str]:

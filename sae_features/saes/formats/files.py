@@ -48,7 +48,8 @@ class SAEFiles:
         A weights file, a configuration beside it, or the folder of both.
     known : mapping, optional
         What a release table knows besides: ``k`` and ``norm_scale``, used where the files do not say;
-        and ``config``, values that its configuration should hold, and that go before what it does.
+        ``config``, values that its configuration should hold, and that go before what it does; and
+        ``centred``, whether it reads activations less their mean over dimensions.
 
     Attributes
     ----------

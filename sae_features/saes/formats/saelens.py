@@ -103,6 +103,8 @@ def _processing(files: SAEFiles, facts: Config) -> tuple[str, ...]:
     changes = (
         [name for name, value in stated.items() if value is True] if isinstance(stated, dict) else []
     )
+    if files.known.get("centred"):
+        changes = [name for name in changes if name != "center_writing_weights"]
     if not changes:
         return ()
     return (

@@ -20,8 +20,10 @@ NAMES = {
     "resid_mid": "hook_resid_mid",
     "attn_out": "hook_attn_out",
     "attn_z": "attn.hook_z",
-    "mlp_out": "hook_mlp_out",
+    "mlp_in": "mlp.hook_in",
+    "mlp_normalized": "ln2.hook_normalized",
     "mlp_hidden": "mlp.hook_post",
+    "mlp_out": "hook_mlp_out",
 }
 NORMS = {"none": "none", "layer_norm": "layer_norm", "rms_norm": "constant_norm_rescale"}
 
@@ -34,11 +36,17 @@ def write(sae: SparseAutoencoder, folder: Path, dtype: str | None) -> Path:
     SAEFormatError
         If SAELens has nothing that computes the same.
     """
-    from sae_features.saes.folding import fold_scales
-    from sae_features.saes.formats.writing import labels_on_disk, tensors_on_disk, write_files
+    from sae_features.saes.folding import fold_center, fold_scales
+    from sae_features.saes.formats.writing import (
+        labels_on_disk,
+        tensors_on_disk,
+        warn_of_folded_mean,
+        write_files,
+    )
 
-    folded = fold_scales(sae)
+    folded = fold_scales(fold_center(sae))
     kind = _kind(folded)
+    warn_of_folded_mean(sae, "SAELens")
     tensors = tensors_on_disk(folded, dtype)
     if "W_skip" in tensors:
         tensors["W_skip"] = tensors["W_skip"].mT.contiguous()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import SAEFormatError
-from sae_features.hook_point import parse_hook_name
+from sae_features.hook_point import parse_hook_name, parse_module_name
 from sae_features.saes.formats.conversion import ConvertedFormat, Overrides, Piece, Plan
 from sae_features.saes.formats.facts import metadata_of, parse_hook_point
 
@@ -76,9 +76,13 @@ def _place(
         return place, place_out, dict(extra.section("metadata", {}).values)
     # Folders are named by the module that is read: the output of it, or its input and output.
     name = files.folder.name
-    point = parse_hook_name(name)
-    metadata = metadata_of(hook_name=name if point is not None else None)
-    return (None, point, metadata) if is_transcoder else (point, None, metadata)
+    if parse_module_name(name) is None:
+        return None, None, {}
+    if not is_transcoder:
+        return parse_hook_name(name), None, metadata_of(hook_name=name)
+    name_in = f"{name}.input"
+    metadata = metadata_of(hook_name=name_in, hook_name_out=name)
+    return parse_hook_name(name_in), parse_hook_name(name), metadata
 
 
 def write(sae: SparseAutoencoder, folder: Path, dtype: str | None) -> Path:
@@ -89,18 +93,20 @@ def write(sae: SparseAutoencoder, folder: Path, dtype: str | None) -> Path:
     SAEFormatError
         If sparsify has nothing that computes the same.
     """
-    from sae_features.saes.folding import fold_scales
+    from sae_features.saes.folding import fold_center, fold_scales
     from sae_features.saes.formats.writing import (
         labels_on_disk,
         no_words_for,
         tensors_on_disk,
+        warn_of_folded_mean,
         write_files,
     )
 
-    folded = fold_scales(sae)
+    folded = fold_scales(fold_center(sae))
     complaint = _complaint(folded)
     if complaint:
         raise no_words_for(complaint, "sparsify")
+    warn_of_folded_mean(sae, "sparsify")
     tensors = tensors_on_disk(folded, dtype)
     named = {
         "encoder.weight": tensors["W_enc"].mT.contiguous(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sae_features.hook_point import HookPoint
+from sae_features.hook_point import HookPoint, parse_hook_name
 from sae_features.saes.formats.conversion import ConvertedFormat, Overrides, Piece, Plan
 from sae_features.saes.formats.facts import metadata_of
 
@@ -34,8 +34,11 @@ def _plan(files: SAEFiles, overrides: Overrides) -> Plan:  # noqa: ARG001 files 
         pieces["threshold"] = Piece("threshold")
     config = files.config("config.yaml")
     model = config.get("model_name") if config is not None else None
-    hook = config.get("feature_input_hook") if config is not None else None
     file = FILE.fullmatch(files.weights.name)
+    layer = int(file[1]) if file is not None else None
+    hook = config.get("feature_input_hook") if config is not None else None
+    if isinstance(hook, str) and layer is not None:
+        hook = f"blocks.{layer}.{hook}"  # the configuration is that of all blocks
     return Plan(
         "jumprelu" if has_threshold else "relu",
         d_in,
@@ -43,7 +46,8 @@ def _plan(files: SAEFiles, overrides: Overrides) -> Plan:  # noqa: ARG001 files 
         pieces,
         d_out=files.matrix("W_dec")[1],
         conventions={"subtract_b_dec": False},
-        hook_point_out=HookPoint(int(file[1]), "mlp_out") if file is not None else None,
+        hook_point=parse_hook_name(hook),
+        hook_point_out=HookPoint(layer, "mlp_out") if layer is not None else None,
         metadata=metadata_of(model=model, hook_name=hook if isinstance(hook, str) else None),
     )
 

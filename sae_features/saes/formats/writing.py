@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
 
-from sae_features.errors import SAEFormatError, expected_one_of
+from sae_features.errors import SAEFeaturesWarning, SAEFormatError, expected_one_of
 from sae_features.parameters import DTYPES
 from sae_features.saes.formats.conversion import check_finite
 from sae_features.saes.formats.files import weights_in
@@ -61,6 +62,16 @@ def no_words_for(complaint: str, library: str) -> SAEFormatError:
     """Return the error about an SAE that another library's format cannot express."""
     message = f"Got an SAE with {complaint}, which {library} has no words for. Save it with "
     return SAEFormatError(f"{message}format='sae-features'.")
+
+
+def warn_of_folded_mean(sae: SparseAutoencoder, library: str) -> None:
+    """Warn where the mean of each input, which is taken off, is in outputs no more."""
+    if sae.input_norm == "center" and sae.denormalize:
+        message = (
+            f"input_norm='center' was folded into the encoder: {library} has no words for it. Latents "
+            "are the same, but reconstructions lack the mean of each input."
+        )
+        warnings.warn(message, SAEFeaturesWarning, stacklevel=4)
 
 
 def labels_on_disk(sae: SparseAutoencoder) -> dict[str, dict[str, str]]:

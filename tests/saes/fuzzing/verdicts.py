@@ -136,7 +136,7 @@ CHOICES = {
     "architecture": {"standard", "topk", "transcoder", "relu", "groupmax", "jumprelu", "gated"},
     "activation_fn": {"relu", "topk"},
     "activation_fn_str": {"relu", "topk"},
-    "input_norm": {"none", "layer_norm", "rms_norm", "scale"},
+    "input_norm": {"none", "center", "layer_norm", "rms_norm", "scale"},
     "cls": {"Relu", "TopK", "BatchTopK"},
 }
 NUMBERS = {"in", "out", "jump_relu_threshold", "norm_scale"}

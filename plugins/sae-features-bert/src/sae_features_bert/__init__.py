@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sae_features.architectures import Architecture
 from sae_features.families import ModelFamily, ModelSource, SAESource
 
 MINILM_LAYERS = (2, 3, 5)
@@ -9,7 +10,14 @@ DEFAULT_LAYER = 3
 
 FAMILY = ModelFamily(
     name="bert",
-    model_types=("bert", "roberta", "xlm-roberta"),
+    architectures=(
+        *(
+            Architecture(model_type, residual="post_norm", final_norm=False)
+            for model_type in ("bert", "roberta", "xlm-roberta", "mpnet")
+        ),
+        Architecture("modernbert"),
+        Architecture("t5", loader="T5EncoderModel", tiny={"feed_forward_proj": "gated-gelu"}),
+    ),
     aliases={
         "minilm": ModelSource(
             repo_id="sentence-transformers/all-MiniLM-L6-v2",
@@ -18,6 +26,7 @@ FAMILY = ModelFamily(
             package_path="model",
             requirement='"sae-features-bert[offline]"',
         ),
+        "e5": ModelSource(asset="e5-small"),
     },
     saes=tuple(
         SAESource(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,18 +10,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from tiny import MAX_POSITIONS, WORDS, edit_json
+from tiny import BERT, MAX_POSITIONS, SITES_OF_BERT, WORDS, edit_json
 
-from sae_features.backbones import text as text_module
-from sae_features.backbones.text import TextBackbone
+from sae_features.backbones import backbone as backbone_module
+from sae_features.backbones.backbone import Backbone
+from sae_features.backbones.text import TextInput
 from sae_features.errors import (
-    CheckpointError,
     InvalidInputError,
     InvalidParameterError,
     SAEFeaturesWarning,
 )
 from sae_features.hook_point import HookPoint
+from sae_features.items import Items
 
 TEXTS = [
     "the river flows near the old stone mountain",
@@ -46,14 +45,14 @@ def folder(tiny_bert, tmp_path):
 
 
 def load(folder, dtype="float32"):
-    return TextBackbone.load(folder, device="cpu", dtype=dtype)
+    return Backbone.load(folder, BERT, device="cpu", dtype=dtype)
 
 
 def with_tokenizer(backbone, **changes):
     tokenizer = copy.deepcopy(backbone.tokenizer)
     for name, value in changes.items():
         setattr(tokenizer, name, value)
-    return TextBackbone(backbone.model, tokenizer)
+    return Backbone(backbone.model, backbone.architecture, {"text": TextInput(tokenizer)})
 
 
 def assert_close(values, expected):
@@ -112,7 +111,12 @@ class TestActivations:
         ("options", "message"),
         [
             ({"layer": 3}, "^Got layer=3; expected 0 to 2"),
-            ({"site": "mlp_out"}, "^Got site='mlp_out'; this family reads resid_pre, resid_post"),
+            (
+                {"site": "mlp_normalized"},
+                f"^Got site='mlp_normalized', which block 2 .* it has {SITES_OF_BERT}.$",
+            ),
+            ({"site": "resid"}, f"^Got site='resid', which block 2 .* it has {SITES_OF_BERT}.$"),
+            ({"site": "embedding"}, "^Got site='embedding' for a model whose files do not say how"),
             ({"max_length": 65}, "^Got max_length=65; this model takes at most 64 tokens"),
             ({"overflow": "cut"}, "^Got overflow='cut'"),
             ({"batch_size": 0}, "^Got batch_size=0; expected None or an integer above 0"),
@@ -122,6 +126,27 @@ class TestActivations:
     def test_what_cannot_be(self, bert, options, message):
         with pytest.raises(InvalidParameterError, match=message):
             bert.activations(["sea"], **options)
+
+    @pytest.mark.parametrize("point", [(0,), (0, 1, 2), (0, 3), (0, ["resid_pre"]), 3, None])
+    def test_what_is_no_hook_point(self, bert, point):
+        with pytest.raises(InvalidParameterError) as raised:
+            bert.activations(["sea"], points=[point])
+        assert str(raised.value) == f"Got the hook point {point!r}; expected (layer, site) or a name."
+
+    def test_several_points_by_any_of_their_names(self, bert):
+        points = [(1, "mlp_hidden"), "blocks.0.hook_resid_post", "encoder.layer.1.output.dense"]
+        found = bert.activations(TEXTS, points=points)
+        parsed = [HookPoint(1, "mlp_hidden"), HookPoint(0), HookPoint(1, "mlp_out")]
+        assert list(found) == parsed
+        for layer, site in parsed:
+            alone = bert.activations(TEXTS, layer=layer, site=site)
+            np.testing.assert_array_equal(found[layer, site].values, alone.values)
+            assert found[layer, site].offsets.tolist() == alone.offsets.tolist()
+        assert found[1, "mlp_hidden"].values.shape[1] == 64
+
+    def test_points_and_a_layer_contradict_each_other(self, bert):
+        with pytest.raises(InvalidParameterError, match="^Got both layer and points; expected one of"):
+            bert.activations(["sea"], points=[(0, "resid_pre")], layer=1)
 
     def test_items_are_checked(self, bert):
         with pytest.raises(InvalidInputError, match="^Got None as item 1; expected a text"):
@@ -150,7 +175,7 @@ class TestWarnings:
 
 def test_activations_that_are_not_finite_name_their_item(bert):
     """Also where the weights are at fault, and not the type."""
-    broken = TextBackbone(copy.deepcopy(bert.model), bert.tokenizer)
+    broken = Backbone(copy.deepcopy(bert.model), BERT, bert.inputs)
     sea = bert.tokenizer.convert_tokens_to_ids("sea")
     broken.model.embeddings.word_embeddings.weight[sea] = torch.nan
     with pytest.raises(InvalidInputError) as raised:
@@ -237,36 +262,36 @@ class TestMaxLength:
 
 class TestRun:
     def batches(self, backbone, texts, **options):
-        windows = backbone.tokenize(texts, backbone.token_policy())
+        windows = backbone.windows(Items("text", texts), backbone.token_policy())
         return list(backbone.run(windows, [HookPoint(0)], **options))
 
     def test_the_longest_go_first_and_those_without_tokens_not_at_all(self, bert):
         batches = self.batches(bert, TEXTS, batch_size=2)
         assert [batch.windows.tolist() for batch in batches] == [[5, 4], [0, 3], [2]]
-        assert [batch.lengths.tolist() for batch in batches] == [[30, 13], [8, 6], [3]]
+        assert [batch.lengths[HookPoint(0)].tolist() for batch in batches] == [[30, 13], [8, 6], [3]]
         for batch in batches:
-            assert batch.values[HookPoint(0)].shape == (batch.lengths.sum(), 32)
+            assert batch.values[HookPoint(0)].shape == (batch.lengths[HookPoint(0)].sum(), 32)
 
     def test_without_a_size_padded_tokens_are_bounded(self, bert, monkeypatch):
-        monkeypatch.setattr(text_module, "TOKEN_BUDGET", 40)
+        monkeypatch.setattr(backbone_module, "TOKEN_BUDGET", 40)
         batches = self.batches(bert, TEXTS)
         assert [batch.windows.tolist() for batch in batches] == [[5], [4, 0], [3, 2]]
 
     def test_a_window_beyond_the_budget_runs_alone(self, bert, monkeypatch):
-        monkeypatch.setattr(text_module, "TOKEN_BUDGET", 3)
+        monkeypatch.setattr(backbone_module, "TOKEN_BUDGET", 3)
         assert [len(batch.windows) for batch in self.batches(bert, TEXTS)] == [1] * 5
 
     @pytest.mark.parametrize(
-        "point", [HookPoint(0, "attn_out"), HookPoint(3), HookPoint(0, "embedding")]
+        "point", [HookPoint(0, "mlp_normalized"), HookPoint(3), HookPoint(0, "embedding")]
     )
     def test_a_point_that_cannot_be_read_is_refused(self, bert, point):
-        windows = bert.tokenize(["sea"], bert.token_policy())
+        windows = bert.windows(Items("text", ["sea"]), bert.token_policy())
         with pytest.raises(InvalidParameterError, match="^Got (site|layer)="):
             next(bert.run(windows, [HookPoint(0), point]))
 
     def test_one_pass_serves_several_points(self, bert):
         points = [HookPoint(-1), HookPoint(0), HookPoint(2)]
-        windows = bert.tokenize(TEXTS, bert.token_policy())
+        windows = bert.windows(Items("text", TEXTS), bert.token_policy())
         (batch,) = bert.run(windows, points)
         assert set(batch.values) == set(points)
         assert torch.equal(batch.values[HookPoint(-1)], batch.values[HookPoint(2)])
@@ -283,167 +308,3 @@ def test_two_threads_at_different_layers_get_their_own(bert):
     with ThreadPoolExecutor(3) as pool:
         for layer, values in pool.map(work, range(12)):
             np.testing.assert_array_equal(values, expected[layer])
-
-
-@pytest.mark.filterwarnings("ignore::sae_features.errors.SAEFeaturesWarning")
-class TestLoad:
-    @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-    def test_values_are_float32_whatever_is_computed_in(self, bert, tiny_bert, dtype):
-        acts = load(tiny_bert, dtype).activations(TEXTS, layer=1)
-        assert acts.values.dtype == np.float32
-        expected = bert.activations(TEXTS, layer=1).values
-        error = np.abs(acts.values - expected).max() / np.abs(expected).max()
-        assert error < {"bfloat16": 0.05, "float16": 0.01, "float64": 1e-6}[dtype]
-
-    def test_the_model_is_for_reading_only(self, tiny_bert):
-        model = load(tiny_bert).model
-        assert not model.training
-        assert not any(parameter.requires_grad for parameter in model.parameters())
-
-    def test_a_checkpoint_with_a_head_and_a_prefix_is_read_in_silence(self, bert, folder, capfd):
-        from transformers import BertForMaskedLM
-
-        model = BertForMaskedLM(bert.model.config)
-        model.bert.load_state_dict(bert.model.state_dict(), strict=False)
-        model.save_pretrained(folder)
-        assert any(name.startswith("bert.") for name in load_file(folder / "model.safetensors"))
-        capfd.readouterr()
-        acts = load(folder).activations(TEXTS, layer=1)  # its pooler is missing, and never used
-        assert capfd.readouterr() == ("", "")
-        np.testing.assert_array_equal(acts.values, bert.activations(TEXTS, layer=1).values)
-
-    def test_shards_of_an_index(self, bert, folder):
-        weights = load_file(folder / "model.safetensors")
-        (folder / "model.safetensors").unlink()
-        names = sorted(weights)
-        weight_map = {}
-        for number, part in enumerate((names[::2], names[1::2]), start=1):
-            shard = f"model-0000{number}-of-00002.safetensors"
-            save_file({name: weights[name] for name in part}, folder / shard, {"format": "pt"})
-            weight_map |= dict.fromkeys(part, shard)
-        index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-        acts = load(folder).activations(TEXTS)
-        np.testing.assert_array_equal(acts.values, bert.activations(TEXTS).values)
-
-    def test_missing_weights_are_refused(self, folder):
-        self._change_weights(
-            folder, lambda name, weight: None if "layer.1.attention.self" in name else weight
-        )
-        with pytest.raises(CheckpointError) as raised:
-            load(folder)
-        assert str(raised.value) == (
-            f"The weights in {folder} lack or mis-shape 6 tensors of BertModel "
-            "(encoder.layer.1.attention.self.key.bias, encoder.layer.1.attention.self.key.weight, "
-            "encoder.layer.1.attention.self.query.bias …); they would be random."
-        )
-
-    def test_misshapen_weights_are_refused(self, folder):
-        name = "encoder.layer.1.output.dense.bias"
-        self._change_weights(folder, lambda n, weight: weight[:5].clone() if n == name else weight)
-        with pytest.raises(CheckpointError) as raised:
-            load(folder)
-        start = f"The weights in {folder} lack or mis-shape 1 tensors of BertModel ({name} of "
-        shapes = ("shape (5,) instead of (32,)", "another shape")  # transformers 5 and 4
-        assert str(raised.value) in [f"{start}{shape}); they would be random." for shape in shapes]
-
-    def test_damaged_weights(self, folder):
-        (folder / "model.safetensors").write_bytes(b"no safetensors" * 20)
-        with pytest.raises(CheckpointError, match=f"^The model in {folder} could not be loaded: "):
-            load(folder)
-
-    def test_pickled_weights_are_not_read(self, folder):
-        (folder / "model.safetensors").unlink()
-        (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-        with pytest.raises(CheckpointError, match="lacks model.safetensors. It has pytorch_model.bin"):
-            load(folder)
-
-    def test_the_weights_are_those_that_the_digest_is_of(self, bert, folder):
-        """One file goes before an index, here and in transformers."""
-        save_file({}, folder / "model-1.safetensors", {"format": "pt"})
-        index = {"metadata": {"total_size": 1}, "weight_map": {"a": "model-1.safetensors"}}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-        acts = load(folder).activations(TEXTS)
-        np.testing.assert_array_equal(acts.values, bert.activations(TEXTS).values)
-
-    @pytest.mark.parametrize("name", ["other.safetensors", "../other.safetensors"])
-    def test_other_weights_that_the_config_names_are_refused(self, folder, name):
-        shutil.copy(folder / "model.safetensors", folder / name)
-        edit_json(folder / "config.json", transformers_weights=name)
-        with pytest.raises(CheckpointError, match="points to other files"):
-            load(folder)
-
-    def test_an_adapter_is_refused(self, folder):
-        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/other"}')
-        with pytest.raises(CheckpointError, match="Merge it first"):
-            load(folder)
-
-    @pytest.mark.parametrize(
-        "key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"]
-    )
-    @pytest.mark.parametrize("value", ["owner/kernel", "flash_attention_2", "eager", "nonsense"])
-    def test_the_config_does_not_choose_the_attention(self, bert, folder, key, value):
-        """``owner/kernel`` would be code on the hub."""
-        edit_json(folder / "config.json", **{key: value})
-        other = load(folder)
-        assert other.model.config._attn_implementation == "sdpa"
-        assert bert.model.config._attn_implementation == "sdpa"
-        np.testing.assert_array_equal(other.activations(TEXTS).values, bert.activations(TEXTS).values)
-
-    def test_a_package_that_the_model_needs_and_is_missing(self, folder, monkeypatch):
-        from transformers import AutoModel
-
-        def fail(*_args, **_options):
-            raise ImportError("bitsandbytes is not installed")
-
-        monkeypatch.setattr(AutoModel, "from_pretrained", fail)
-        with pytest.raises(CheckpointError) as raised:
-            load(folder)
-        assert str(raised.value) == (
-            f"The model in {folder} could not be loaded: bitsandbytes is not installed"
-        )
-
-    def test_a_folder_without_a_tokenizer_config(self, bert, folder):
-        (folder / "tokenizer_config.json").unlink()
-        acts = load(folder).activations(["a calm sea"], layer=1)
-        np.testing.assert_array_equal(acts.values, bert.activations(["a calm sea"], layer=1).values)
-
-    def test_without_a_tokenizer(self, folder):
-        (folder / "tokenizer.json").unlink()
-        with pytest.raises(CheckpointError) as raised:
-            load(folder)
-        assert str(raised.value) == f"{folder} has no tokenizer (tokenizer.json)."
-
-    def test_a_damaged_tokenizer(self, folder):
-        (folder / "tokenizer.json").write_text("{")
-        with pytest.raises(CheckpointError, match=f"^The tokenizer in {folder} could not be loaded: "):
-            load(folder)
-
-    def test_code_in_the_folder_is_never_run(self, folder):
-        (folder / "evil.py").write_text("raise SystemExit('code of a model was run')")
-        edit_json(
-            folder / "config.json",
-            model_type="tiny-evil",
-            auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
-        )
-        edit_json(
-            folder / "tokenizer_config.json",
-            tokenizer_class="EvilTokenizer",
-            auto_map={"AutoTokenizer": [None, "evil.Tokenizer"]},
-        )
-        with pytest.raises(CheckpointError, match="could not be loaded"):
-            load(folder)
-
-    def test_outputs_that_the_config_asks_for_change_nothing(self, bert, folder):
-        edit_json(folder / "config.json", output_hidden_states=True, output_attentions=True)
-        other = load(folder)
-        for _ in range(2):
-            acts = other.activations(["the river flows"], layer=1)
-            assert_close(acts.values, bert.activations(["the river flows"], layer=1).values)
-
-    @staticmethod
-    def _change_weights(folder, change):
-        path = folder / "model.safetensors"
-        changed = {name: change(name, weight) for name, weight in load_file(path).items()}
-        kept = {name: weight for name, weight in changed.items() if weight is not None}
-        save_file(kept, path, {"format": "pt"})

@@ -1,0 +1,19 @@
+"""Llama and its kin for sae-features: Llama 2 and 3, Mistral, SmolLM2; and an SAE for SmolLM2-135M."""
+
+from __future__ import annotations
+
+from sae_features.architectures import Architecture, Text
+from sae_features.families import ModelFamily, ModelSource
+
+TEXT = Text(first_token_is_sink=True)
+
+FAMILY = ModelFamily(
+    name="llama",
+    architectures=(Architecture("llama", (TEXT,)), Architecture("mistral", (TEXT,))),
+    aliases={"smollm2": ModelSource(asset="smollm2")},
+    release_tables=(
+        "sae_features_llama:releases/saelens_llama.json",
+        "sae_features_llama:releases/eleutherai.json",
+        "sae_features_llama:releases/others.json",
+    ),
+)

@@ -1,0 +1,61 @@
+"""The structure of a model without its weights: which sites it has, and how wide they are."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sae_features.backbones.loading import load_config, quiet_transformers
+from sae_features.checkpoints import processor_files
+from sae_features.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from sae_features.models import ModelFiles
+
+MAX_SKELETONS = 8
+_skeletons: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+
+
+def skeleton_of(files: ModelFiles) -> Any:
+    """Return a backbone on torch's meta device: it tells sites and widths, and cannot run.
+
+    Parameters
+    ----------
+    files : ModelFiles
+        No weights of it are read.
+
+    Raises
+    ------
+    CheckpointError
+        If this version of transformers cannot build the model.
+    """
+    states = [f"{path.name}:{path.stat().st_mtime_ns}" for path in processor_files(files.folder)]
+    key = (str(files.folder), files.family.name, json.dumps(states))
+    if key not in _skeletons:
+        while len(_skeletons) >= MAX_SKELETONS:
+            _skeletons.popitem(last=False)
+        _skeletons[key] = _build(files)
+    return _skeletons[key]
+
+
+def _build(files: ModelFiles) -> Any:
+    import transformers
+
+    architecture = files.architecture
+    config = load_config(files.folder)
+    kind = getattr(transformers, architecture.loader)
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            if hasattr(kind, "from_config"):
+                model = kind.from_config(config)
+            else:
+                if architecture.config and not isinstance(config, kind.config_class):
+                    config = getattr(config, architecture.config)
+                model = kind(config)
+    except (ImportError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
+        message = f"The structure of the model in {files.folder} could not be built: {error}"
+        raise CheckpointError(message) from error
+    return files.backbone_class()(model, architecture, {}, folder=files.folder)
