@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sae_features.architectures import Architecture, Patches
-from sae_features.families import ModelFamily, ModelSource
+from sae_features.families import ModelFamily, ModelSource, SAESource
 
 PATCHES = Patches()
 # hidden_states[-1] is before the last norm in all of them.
@@ -38,5 +38,15 @@ FAMILY = ModelFamily(
         replace(SIGLIP, model_type="siglip", config="vision_config"),
     ),
     aliases={"dinov2-small": ModelSource(asset="dinov2-small")},
+    saes=(
+        SAESource(
+            sae_id="dinov2-topk-4k/layer_6",
+            model="dinov2-small",
+            layer=6,
+            package="sae_features_vision",
+            package_path="saes/dinov2-topk-4k/layer_6",
+            is_default=True,
+        ),
+    ),
     release_tables=("sae_features_vision:releases/vision.json",),
 )
