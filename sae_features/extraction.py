@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from sae_features.backbones.backbone import will_run
+from sae_features.backbones.batches import will_run
 from sae_features.hook_point import EMBEDDING
 from sae_features.pooling import pool_activations
 from sae_features.ragged import TokenActivations, TokenCodes, offsets_of

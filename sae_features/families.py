@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,11 @@ class ModelFamily:
     def model_types(self) -> tuple[str, ...]:
         """The ``model_type`` of each of its architectures."""
         return tuple(architecture.model_type for architecture in self.architectures)
+
+    def backbone_class(self) -> Any:
+        """Import and return the class that loads and runs the models."""
+        module, _, name = self.backbone.partition(":")
+        return getattr(importlib.import_module(module), name)
 
     def architecture(self, model_type: object) -> Architecture | None:
         """Return the architecture of a ``model_type``, or None."""

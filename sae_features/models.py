@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,11 +126,6 @@ class ModelFiles:
         """SHA-256 of configuration, tokenizer, image processor and pooling."""
         return digest_of_files(self.folder, processor_files(self.folder))
 
-    def backbone_class(self) -> Any:
-        """Import and return the class that loads and runs the model."""
-        module, _, name = self.family.backbone.partition(":")
-        return getattr(importlib.import_module(module), name)
-
     def parse(self, point: HookPoint | str) -> HookPoint:
         """Return a hook point that the model has, with a layer counted from 0.
 
@@ -156,7 +150,7 @@ class ModelFiles:
     def _skeleton(self) -> Any:
         from sae_features.skeletons import skeleton_of
 
-        return skeleton_of(self)
+        return skeleton_of(self.folder, self.family, self.architecture)
 
     def _size(self, name: str) -> int:
         sizes: Mapping[str, Any] = self.architecture.sizes(self.config)

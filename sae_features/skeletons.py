@@ -13,39 +13,45 @@ from sae_features.checkpoints import processor_files
 from sae_features.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from sae_features.models import ModelFiles
+    from pathlib import Path
+
+    from sae_features.architectures import Architecture
+    from sae_features.families import ModelFamily
 
 MAX_SKELETONS = 8
 _skeletons: OrderedDict[tuple[str, ...], Any] = OrderedDict()
 
 
-def skeleton_of(files: ModelFiles) -> Any:
+def skeleton_of(folder: Path, family: ModelFamily, architecture: Architecture) -> Any:
     """Return a backbone on torch's meta device: it tells sites and widths, and cannot run.
 
     Parameters
     ----------
-    files : ModelFiles
-        No weights of it are read.
+    folder : Path
+        The model's files; no weights of it are read.
+    family : ModelFamily
+        Who reads it.
+    architecture : Architecture
+        What the family declares of it.
 
     Raises
     ------
     CheckpointError
         If this version of transformers cannot build the model.
     """
-    states = [f"{path.name}:{path.stat().st_mtime_ns}" for path in processor_files(files.folder)]
-    key = (str(files.folder), files.family.name, json.dumps(states))
+    states = [f"{path.name}:{path.stat().st_mtime_ns}" for path in processor_files(folder)]
+    key = (str(folder), family.name, repr(architecture), json.dumps(states))
     if key not in _skeletons:
         while len(_skeletons) >= MAX_SKELETONS:
             _skeletons.popitem(last=False)
-        _skeletons[key] = _build(files)
+        _skeletons[key] = _build(folder, family, architecture)
     return _skeletons[key]
 
 
-def _build(files: ModelFiles) -> Any:
+def _build(folder: Path, family: ModelFamily, architecture: Architecture) -> Any:
     import transformers
 
-    architecture = files.architecture
-    config = load_config(files.folder)
+    config = load_config(folder)
     kind = getattr(transformers, architecture.loader)
     try:
         with quiet_transformers(), torch.device("meta"):
@@ -56,6 +62,6 @@ def _build(files: ModelFiles) -> Any:
                     config = getattr(config, architecture.config)
                 model = kind(config)
     except (ImportError, ValueError, RuntimeError, NotImplementedError, AttributeError) as error:
-        message = f"The structure of the model in {files.folder} could not be built: {error}"
+        message = f"The structure of the model in {folder} could not be built: {error}"
         raise CheckpointError(message) from error
-    return files.backbone_class()(model, architecture, {}, folder=files.folder)
+    return family.backbone_class()(model, architecture, {}, folder=folder)

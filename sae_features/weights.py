@@ -99,7 +99,9 @@ def backbone_of(files: ModelFiles, *, device: str | None, dtype: str | None) -> 
     key = (files.weights_digest, files.processor_digest, place, kind)
     return _backbones.get(
         key,
-        lambda: files.backbone_class().load(files.folder, files.architecture, device=place, dtype=kind),
+        lambda: files.family.backbone_class().load(
+            files.folder, files.architecture, device=place, dtype=kind
+        ),
     )
 
 

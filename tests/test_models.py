@@ -236,6 +236,6 @@ class TestDigests:
 
 
 def test_the_backbone_class_is_imported_on_use(tiny_family, use_families):
-    assert find_model("tiny").backbone_class().__name__ == "Backbone"
+    assert find_model("tiny").family.backbone_class().__name__ == "Backbone"
     use_families(dataclasses.replace(tiny_family, backbone="collections:OrderedDict"))
-    assert find_model("tiny").backbone_class().__name__ == "OrderedDict"
+    assert find_model("tiny").family.backbone_class().__name__ == "OrderedDict"

@@ -17,6 +17,10 @@ from sae_features.skeletons import MAX_SKELETONS, skeleton_of
 pytestmark = pytest.mark.usefixtures("tiny_family")
 
 
+def skeleton(files):
+    return skeleton_of(files.folder, files.family, files.architecture)
+
+
 @pytest.fixture(autouse=True)
 def _no_skeletons(monkeypatch):
     monkeypatch.setattr(skeletons, "_skeletons", type(skeletons._skeletons)())
@@ -31,33 +35,33 @@ def folder(tiny_bert, tmp_path):
 
 def test_it_says_what_the_loaded_model_says(bert, xlmr):
     for name, backbone in (("tiny", bert), ("tiny-xlmr", xlmr)):
-        skeleton = skeleton_of(find_model(name))
-        assert skeleton.sites == backbone.sites
-        assert (skeleton.n_layers, skeleton.d_model) == (backbone.n_layers, backbone.d_model)
+        found = skeleton(find_model(name))
+        assert found.sites == backbone.sites
+        assert (found.n_layers, found.d_model) == (backbone.n_layers, backbone.d_model)
         for site in backbone.sites:
             point = HookPoint(-1, site)
-            assert skeleton.parse(point) == backbone.parse(point)
-            assert skeleton.width(skeleton.parse(point)) == backbone.width(backbone.parse(point))
+            assert found.parse(point) == backbone.parse(point)
+            assert found.width(found.parse(point)) == backbone.width(backbone.parse(point))
 
 
 def test_the_configuration_alone_is_enough_and_nothing_takes_memory(folder):
-    skeleton = skeleton_of(find_model(folder))
-    assert ", ".join(skeleton.sites) == SITES_OF_BERT
-    assert {parameter.device.type for parameter in skeleton.model.parameters()} == {"meta"}
+    found = skeleton(find_model(folder))
+    assert ", ".join(found.sites) == SITES_OF_BERT
+    assert {parameter.device.type for parameter in found.model.parameters()} == {"meta"}
 
 
 def test_it_is_built_once_until_a_file_changes(folder):
-    first = skeleton_of(find_model(folder))
-    assert skeleton_of(find_model(folder)) is first
+    first = skeleton(find_model(folder))
+    assert skeleton(find_model(folder)) is first
     edit_json(folder / "config.json", intermediate_size=96)
-    second = skeleton_of(find_model(folder))
+    second = skeleton(find_model(folder))
     assert second.width(HookPoint(0, "mlp_hidden")) == 96
     assert first.width(HookPoint(0, "mlp_hidden")) == 64
 
 
 def test_few_are_kept(folder, tmp_path):
     for number in range(MAX_SKELETONS + 2):
-        skeleton_of(find_model(shutil.copytree(folder, tmp_path / f"copy-{number}")))
+        skeleton(find_model(shutil.copytree(folder, tmp_path / f"copy-{number}")))
     assert len(skeletons._skeletons) == MAX_SKELETONS
 
 
@@ -72,4 +76,4 @@ def test_sites_of_every_block_need_no_structure(folder, monkeypatch):
 def test_what_cannot_be_built(folder):
     edit_json(folder / "config.json", hidden_size=33)
     with pytest.raises(CheckpointError, match=f"^The structure of the model in {folder} could not be"):
-        skeleton_of(find_model(folder))
+        skeleton(find_model(folder))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import threading
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sae_features.backbones.embedding import read_pooling
+from sae_features.backbones.batches import (
+    batches_of,
+    check_finite,
+    counted_mask,
+    counted_rows,
+    will_run,
+)
+from sae_features.backbones.embedding import EmbeddingHead
 from sae_features.backbones.hooks import read_points
 from sae_features.backbones.loading import load_config, load_model
 from sae_features.backbones.sites import count_layer, find_stack, parse_point, unique_points
 from sae_features.backbones.tokens import TokenPolicy
-from sae_features.backbones.windows import Batch, position_of
+from sae_features.backbones.windows import Batch
 from sae_features.checkpoints import read_context
-from sae_features.errors import CheckpointError, InvalidInputError, InvalidParameterError
+from sae_features.errors import InvalidParameterError
 from sae_features.hook_point import EMBEDDING, SITES, HookPoint
 from sae_features.items import check_items
 from sae_features.notices import Notices
@@ -24,15 +30,13 @@ from sae_features.parameters import check_image_choices
 from sae_features.ragged import TokenActivations, offsets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sae_features.architectures import Architecture, Modality
-    from sae_features.backbones.windows import InputReader, Windows
+    from sae_features.backbones.readers import InputReader
+    from sae_features.backbones.windows import Windows
     from sae_features.items import Items
-
-TOKEN_BUDGET = 4096
-"""Padded tokens in a batch, where no batch size is given."""
 
 
 class Backbone:
@@ -84,8 +88,7 @@ class Backbone:
         exceptions = architecture.exceptions(model.config.to_dict())
         self.stack = find_stack(model, self.n_layers, architecture.tower, exceptions)
         self._context = context
-        self._folder = folder
-        self._has_random_head = has_random_head
+        self._head = EmbeddingHead(architecture.embedding, folder, has_random_weights=has_random_head)
         self._lock = threading.Lock()
         for reader in self.inputs.values():
             if hasattr(reader, "adapt"):
@@ -139,16 +142,14 @@ class Backbone:
     @property
     def sites(self) -> tuple[str, ...]:
         """What the model can be read at."""
-        has_embedding = self._embed is not None
+        has_embedding = self._head.exists
         return tuple(s for s in SITES if s in self.stack.sites() or (s == EMBEDDING and has_embedding))
 
     def width(self, point: HookPoint) -> int:
         """Return the size of the activations at a hook point."""
         if point.site != EMBEDDING:
             return self.stack.width(point, self.d_model)
-        if self._pooling is not None:
-            return self._pooling.width(self.d_model)
-        return int(getattr(self.model.config, "projection_dim", 0) if self._projects else self.d_model)
+        return self._head.width(self.model.config, self.d_model)
 
     def parse(self, point: HookPoint | tuple[int, str] | str) -> HookPoint:
         """Return a hook point with a layer counted from 0.
@@ -173,8 +174,8 @@ class Backbone:
         layer, site = count_layer(point[0], self.n_layers), point[1]
         if site != EMBEDDING:
             self.stack.tap(HookPoint(layer, site))
-        elif self._embed is None:
-            raise InvalidParameterError(self._no_embedding())
+        elif not self._head.exists:
+            self._head.refuse(self.stack.sites())
         elif layer != self.n_layers - 1:
             message = (
                 f"Got layer={point[0]} with site='embedding', which is made of the last block's output; "
@@ -247,10 +248,11 @@ class Backbone:
             checked.modality, tokens=tokens, prompt=prompt, max_length=max_length, overflow=overflow
         )
         windows = self.windows(checked, policy)
+        counts_tokens = any(point.site != EMBEDDING for point in parsed)
         Notices(
             checked.values,
             windows.truncated,
-            windows.empty,
+            windows.empty if counts_tokens else [],
             policy.max_length,
             "they have no activations",
         ).warn()
@@ -333,23 +335,23 @@ class Backbone:
         taps = {point: self.stack.tap(point) for point in parsed if point.site != EMBEDDING}
         embeds = len(taps) < len(set(parsed))
         counts = windows.counts
-        for chosen in _batches(reader, windows, will_run(windows, parsed), batch_size):
+        for chosen in batches_of(windows, will_run(windows, parsed), reader.shape, batch_size):
             inputs = self._placed(reader.model_inputs(windows, chosen, positions))
             with self._lock:  # hooks sit on the shared model
                 read, output = read_points(self.model, taps, inputs, to_the_end=embeds)
-            counted = _mask(windows, chosen)
+            counted = counted_mask(windows, chosen)
             lengths = dict.fromkeys(taps, counts[chosen])
-            values = {point: _counted(hidden, counted) for point, hidden in read.items()}
+            values = {point: counted_rows(hidden, counted) for point, hidden in read.items()}
             if embeds:
                 last = HookPoint(self.n_layers - 1, EMBEDDING)
                 lengths[last] = np.ones(len(chosen), np.int64)
-                values[last] = self._embedded(output, inputs)
+                values[last] = self._head.vectors(output, inputs.get("attention_mask"))
             batch = Batch(
                 chosen,
                 {point: lengths[place] for point, place in zip(points, parsed, strict=True)},
                 {point: values[place] for point, place in zip(points, parsed, strict=True)},
             )
-            _check_finite(batch, windows, positions, self.model.dtype)
+            check_finite(batch, windows, positions, self.model.dtype)
             yield batch
 
     def _placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -362,104 +364,6 @@ class Backbone:
             else:
                 placed[name] = value
         return placed
-
-    @cached_property
-    def _pooling(self) -> Any:
-        return read_pooling(self._folder) if self._folder is not None else None
-
-    @property
-    def _projects(self) -> bool:
-        return self.architecture.embedding == "image_embeds"
-
-    @property
-    def _embed(self) -> Callable[..., torch.Tensor] | None:
-        """What makes one vector of a window, if anything does."""
-        if self.architecture.embedding is not None:
-            return None if self._has_random_head else self._own_embedding
-        return self._pooling
-
-    def _own_embedding(self, output: Any) -> torch.Tensor:
-        own: torch.Tensor = getattr(output, str(self.architecture.embedding)).float()
-        return own
-
-    def _embedded(self, output: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        if self.architecture.embedding is not None:
-            return self._own_embedding(output)
-        pooled: torch.Tensor = self._pooling(output.last_hidden_state, inputs["attention_mask"])
-        return pooled
-
-    def _no_embedding(self) -> str:
-        if self._has_random_head:
-            reason = "whose weights lack the head that pools"
-        else:
-            reason = (
-                "whose files do not say how tokens are pooled (modules.json of sentence-transformers)"
-            )
-        return f"Got site='embedding' for a model {reason}; it has {', '.join(self.stack.sites())}."
-
-
-def will_run(windows: Windows, points: Sequence[HookPoint]) -> np.ndarray:
-    """Return which windows are run: those with a counted token; all, if one vector each is wanted."""
-    embeds = any(point.site == EMBEDDING for point in points)
-    mask: np.ndarray = (windows.counts > 0) | embeds
-    return mask
-
-
-def _batches(
-    reader: InputReader, windows: Windows, runs: np.ndarray, batch_size: int | None
-) -> Iterator[np.ndarray]:
-    lengths = windows.lengths
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for window in np.flatnonzero(runs):
-        by_shape.setdefault(reader.shape(windows, int(window)), []).append(int(window))
-    for shape in sorted(by_shape, reverse=True):
-        alike = np.array(by_shape[shape])
-        order = alike[np.argsort(-lengths[alike], kind="stable")]
-        start = 0
-        while start < len(order):
-            longest = max(1, int(lengths[order[start]]))
-            rows = batch_size or max(1, TOKEN_BUDGET // longest)
-            yield order[start : start + rows]
-            start += rows
-
-
-def _mask(windows: Windows, chosen: np.ndarray) -> torch.Tensor:
-    longest = max(len(windows.counted[window]) for window in chosen)
-    mask = np.zeros((len(chosen), longest), bool)
-    for row, window in enumerate(chosen):
-        mask[row, : len(windows.counted[window])] = windows.counted[window]
-    return torch.from_numpy(mask)
-
-
-def _counted(hidden: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Return the rows of counted tokens, (sum of counts, d), float32."""
-    if hidden.shape[:2] != counted.shape:
-        if hidden.shape[0] != counted.numel():
-            message = f"The model gives {tuple(hidden.shape)} for {tuple(counted.shape)} tokens."
-            raise CheckpointError(message)
-        hidden = hidden.reshape(*counted.shape, -1)  # a mixture of experts lays tokens end to end
-    return hidden[counted.to(hidden.device)].float()
-
-
-def _check_finite(
-    batch: Batch, windows: Windows, positions: Sequence[int] | None, dtype: torch.dtype
-) -> None:
-    for point, values in batch.values.items():
-        if bool(torch.isfinite(values).all()):
-            continue
-        is_broken = ~torch.isfinite(values).all(dim=1).cpu().numpy()
-        of_rows = np.repeat(batch.windows, batch.lengths[point])
-        item = min(windows.items[w] for w in of_rows[is_broken])
-        next_step = (
-            "They are too large for it: use dtype='float32' or 'bfloat16'."
-            if dtype == torch.float16
-            else "The model's weights may be damaged."
-        )
-        message = (
-            f"Got activations that are not finite for item {position_of(item, positions)} "
-            f"at {point}, computed in {str(dtype).removeprefix('torch.')}. {next_step}"
-        )
-        raise InvalidInputError(message)
 
 
 def _sizes(config: Any, architecture: Architecture) -> Any:

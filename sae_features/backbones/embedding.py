@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import torch
 
 from sae_features.checkpoints import sentence_modules
-from sae_features.errors import CheckpointError
+from sae_features.errors import CheckpointError, InvalidParameterError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +101,77 @@ def _pool(mode: str, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     total = mask.sum(dim=1)
     divisor = total.sqrt() if mode == "mean_sqrt_len_tokens" else total
     return (states * mask).sum(dim=1) / divisor.clamp(min=1e-9)
+
+
+class EmbeddingHead:
+    """What makes one vector of what the model gives: its own head, or pooling as its files say.
+
+    Parameters
+    ----------
+    attribute : str or None
+        Attribute of the model's output that is the vector, if it pools by itself.
+    folder : Path or None
+        Where a sentence-transformers model says how it pools.
+    has_random_weights : bool, default=False
+        Whether weights of the model's own head are missing.
+    """
+
+    def __init__(
+        self, attribute: str | None, folder: Path | None, *, has_random_weights: bool = False
+    ) -> None:
+        self.attribute = attribute
+        self.folder = folder
+        self.has_random_weights = has_random_weights
+
+    @cached_property
+    def pooling(self) -> SentencePooling | None:
+        """How the files say that tokens are pooled."""
+        return read_pooling(self.folder) if self.folder is not None else None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything that makes one vector."""
+        if self.attribute is not None:
+            return not self.has_random_weights
+        return self.pooling is not None
+
+    def width(self, config: Any, d_model: int) -> int:
+        """Return the size of the vectors."""
+        if self.pooling is not None and self.attribute is None:
+            return self.pooling.width(d_model)
+        return int(config.projection_dim) if self.attribute == "image_embeds" else d_model
+
+    def vectors(self, output: Any, attended: torch.Tensor | None) -> torch.Tensor:
+        """Return one vector per window, (n, width), float32.
+
+        Parameters
+        ----------
+        output : Any
+            What the whole model gave.
+        attended : tensor of shape (n, tokens), optional
+            Of texts: 1 where there is a token.
+        """
+        if self.attribute is None:
+            if self.pooling is None or attended is None:
+                raise CheckpointError("Got no way of pooling; expected modules.json and a text.")
+            return self.pooling(output.last_hidden_state, attended)
+        own: torch.Tensor | None = getattr(output, self.attribute, None)
+        if own is None:  # such as a SigLIP without its head
+            self.refuse(())
+        return own.float()
+
+    def refuse(self, sites: Sequence[str]) -> NoReturn:
+        """Raise, saying why there is no vector, and which sites there are."""
+        if self.has_random_weights:
+            reason = "whose weights lack the head that pools"
+        elif self.attribute is not None:
+            reason = f"that gives no {self.attribute}"
+        else:
+            reason = (
+                "whose files do not say how tokens are pooled (modules.json of sentence-transformers)"
+            )
+        has = f"; it has {', '.join(sites)}" if sites else ""
+        raise InvalidParameterError(f"Got site='embedding' for a model {reason}{has}.")
 
 
 def read_pooling(folder: Path) -> SentencePooling | None:

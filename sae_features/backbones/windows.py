@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import torch
 
     from sae_features.architectures import Modality
-    from sae_features.backbones.tokens import TokenPolicy
     from sae_features.hook_point import HookPoint
     from sae_features.images import PatchGrid, Picture
 
@@ -83,26 +82,6 @@ class Batch:
     windows: np.ndarray
     lengths: dict[HookPoint, np.ndarray]
     values: dict[HookPoint, torch.Tensor]
-
-
-class InputReader(Protocol):
-    """Turns items of one modality into what a model takes."""
-
-    modality: Modality
-
-    def windows(self, items: Sequence[Any], policy: TokenPolicy) -> Windows:
-        """Return the windows of items; nothing dear is done for it."""
-
-    def model_inputs(
-        self, windows: Windows, chosen: np.ndarray, positions: Sequence[int] | None
-    ) -> dict[str, torch.Tensor]:
-        """Return what the model takes for some windows of one shape, or padded to one on the right.
-
-        ``positions`` are what an error calls each item.
-        """
-
-    def shape(self, windows: Windows, window: int) -> tuple[int, ...]:
-        """Return what must be equal for windows to run together."""
 
 
 def position_of(item: int, positions: Sequence[int] | None) -> int:

@@ -73,7 +73,7 @@ class Case:
 
     def load(self) -> Any:
         """Load the model anew."""
-        return self.files.backbone_class().load(
+        return self.files.family.backbone_class().load(
             self.files.folder, self.architecture, device="cpu", dtype="float32"
         )
 
@@ -136,6 +136,9 @@ def check_hidden_states(case: Case) -> None:
     for layer in range(backbone.n_layers):
         pre, post = HookPoint(layer, "resid_pre"), HookPoint(layer)
         read = case.read([pre, post])
+        given = backbone.activations(case.items, points=[pre, post], tokens="all")
+        for point in (pre, post):
+            _alike(f"activations at {point}", given[point].values, read[point][case.attended].numpy())
         _close(f"{pre}, against hidden_states[{layer}]", read[pre], states[layer], case.attended)
         if layer + 1 < backbone.n_layers or not case.architecture.final_norm:
             where = f"{post}, against hidden_states[{layer + 1}]"
@@ -198,7 +201,8 @@ def check_early_stop(case: Case) -> None:
     prefixes = [f"{names[block]}." for block in stack.blocks]
     last_of_tower = names[stack.blocks[-1]]
     for layer in range(min(case.backbone.n_layers, 3)):
-        started = _modules_that_run(names, partial(case.read, [HookPoint(layer)]))
+        run = partial(case.backbone.activations, case.items, layer=layer, tokens="all")
+        started = _modules_that_run(names, run)
         beyond = [
             name for name in started if any(f"{name}.".startswith(p) for p in prefixes[layer + 1 :])
         ]
@@ -275,10 +279,11 @@ def check_attention_sink(case: Case) -> None:
     """Where tokens see only those before them, the first one is declared to be an attention sink."""
     if case.modality == "image":
         return
-    text = case.items[0]
-    short = case.backbone.activations([text], layer=1, tokens="all").values
-    long = case.backbone.activations([f"{text} and more"], layer=1, tokens="all").values
-    n_same = len(text.encode())
+    texts = [case.items[0], f"{case.items[0]} and more"]
+    short, long = (case.backbone.activations([t], layer=1, tokens="all").values for t in texts)
+    policy = case.backbone.token_policy(tokens="all")
+    ids = case.backbone.windows(check_items(texts, ("text",)), policy).ids
+    n_same = int(np.argmin(np.append(ids[0] == ids[1][: len(ids[0])], False)))
     is_causal = np.abs(short[:n_same] - long[:n_same]).max() <= TOLERANCE * np.abs(short).max()
     declared = getattr(case.architecture.input_of("text"), "first_token_is_sink", False)
     if is_causal and not declared:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import BERT, MAX_POSITIONS, SITES_OF_BERT, WORDS, edit_json
 
-from sae_features.backbones import backbone as backbone_module
+from sae_features.backbones import batches as batches_module
 from sae_features.backbones.backbone import Backbone
 from sae_features.backbones.text import TextInput
 from sae_features.errors import (
@@ -273,12 +273,12 @@ class TestRun:
             assert batch.values[HookPoint(0)].shape == (batch.lengths[HookPoint(0)].sum(), 32)
 
     def test_without_a_size_padded_tokens_are_bounded(self, bert, monkeypatch):
-        monkeypatch.setattr(backbone_module, "TOKEN_BUDGET", 40)
+        monkeypatch.setattr(batches_module, "TOKEN_BUDGET", 40)
         batches = self.batches(bert, TEXTS)
         assert [batch.windows.tolist() for batch in batches] == [[5], [4, 0], [3, 2]]
 
     def test_a_window_beyond_the_budget_runs_alone(self, bert, monkeypatch):
-        monkeypatch.setattr(backbone_module, "TOKEN_BUDGET", 3)
+        monkeypatch.setattr(batches_module, "TOKEN_BUDGET", 3)
         assert [len(batch.windows) for batch in self.batches(bert, TEXTS)] == [1] * 5
 
     @pytest.mark.parametrize(
