@@ -157,16 +157,17 @@ def sentence_modules(folder: Path) -> list[tuple[str, Path]] | None:
     path = folder / "modules.json"
     if not path.is_file():
         return None
-    modules = []
     try:
-        for entry in json.loads(path.read_text(encoding="utf-8")):
-            kind, name = str(entry["type"]).rpartition(".")[2], str(entry["path"])
-            if name and not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
-                raise CheckpointError(f"{path} names the folder {name!r}; expected one beside it.")
-            modules.append((kind, folder / name))
+        entries = [
+            (str(entry["type"]), str(entry["path"]))
+            for entry in json.loads(path.read_text(encoding="utf-8"))
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged; expected a list of modules.") from error
-    return modules
+    for _, name in entries:
+        if name and not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+            raise CheckpointError(f"{path} names the folder {name!r}; expected one beside it.")
+    return [(kind.rpartition(".")[2], folder / name) for kind, name in entries]
 
 
 def weight_files(folder: Path) -> list[Path]:

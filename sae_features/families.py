@@ -18,6 +18,7 @@ __all__ = [
     "ModelFamily",
     "ModelSource",
     "SAESource",
+    "all_left_out",
     "families",
     "list_families",
     "why_left_out",
@@ -163,12 +164,15 @@ def _complaint(name: str, family: Any) -> str:
     return ""
 
 
-def why_left_out() -> str:
-    """Return why installed families do not work: the warning of them may be long past."""
-    reasons = []
-    for name in set(discovery.names_of_group(GROUP)) - set(families()):
-        try:
-            reasons.append(_complaint(name, discovery.load_entry_point(GROUP, name)))
-        except PluginError as error:
-            reasons.append(str(error))
-    return "".join(f" {reason}" for reason in sorted(reasons) if reason)
+def why_left_out(name: str) -> str:
+    """Return why an installed family does not work, or nothing: the warning of it may be long past."""
+    try:
+        return _complaint(name, discovery.load_entry_point(GROUP, name))
+    except PluginError as error:
+        return str(error)
+
+
+def all_left_out() -> str:
+    """Return the reasons of all installed families that do not work, to be put behind a message."""
+    broken = set(discovery.names_of_group(GROUP)) - set(families())
+    return "".join(f" {reason}" for reason in sorted(map(why_left_out, broken)) if reason)

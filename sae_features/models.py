@@ -20,7 +20,7 @@ from sae_features.checkpoints import (
     weight_files,
 )
 from sae_features.errors import AssetNotFoundError, CheckpointError, PluginError
-from sae_features.families import ModelFamily, ModelSource, families, why_left_out
+from sae_features.families import ModelFamily, ModelSource, all_left_out, families
 from sae_features.hook_point import BLOCK_SITES, HookPoint
 from sae_features.model_names import hub_id
 
@@ -141,6 +141,10 @@ class ModelFiles:
             return point
         parsed: HookPoint = self._skeleton.parse(point)
         return parsed
+
+    def has_layer_norm(self, point: HookPoint) -> bool:
+        """Tell whether the norm at a hook point is a LayerNorm, which has a bias, too."""
+        return type(self._skeleton.stack.tap(point).module).__name__ == "LayerNorm"
 
     def width(self, point: HookPoint) -> int:
         """Return the size of the activations at a hook point."""
@@ -287,7 +291,7 @@ def _family_of(folder: Path) -> ModelFamily:
     hint = f" The nearest is {near[0]!r}." if near else ""
     message = (
         f"{folder} holds a model of type {model_type!r}, which no installed family reads. Installed: "
-        f"{installed}.{hint} Install the plugin of its family (sae-features-…).{why_left_out()}"
+        f"{installed}.{hint} Install the plugin of its family (sae-features-…).{all_left_out()}"
     )
     raise PluginError(message)
 
@@ -295,7 +299,7 @@ def _family_of(folder: Path) -> ModelFamily:
 def _unknown_model(name: str) -> str:
     aliases = [alias for family in families().values() for alias in family.aliases]
     near = difflib.get_close_matches(name, aliases, n=1)
-    left_out = why_left_out()
+    left_out = all_left_out()
     if name == "minilm" and not left_out:
         return (
             "Got model='minilm', which the plugin sae-features-bert gives; install it: "

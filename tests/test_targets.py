@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 from tiny import BERT, RELEASE_TABLES, SITES_OF_BERT, XLMR, edit_json, random_sae
 
+from sae_features.architectures import Architecture, Text
 from sae_features.errors import AssetNotFoundError, InvalidParameterError
 from sae_features.families import ModelFamily, ModelSource, SAESource
 from sae_features.hook_point import HookPoint
 from sae_features.releases import RandomSAE
 from sae_features.targets import Request, resolve_sae, resolve_target
+from sae_features.testing import write_tiny
 
 
 @pytest.fixture(autouse=True)
@@ -428,3 +431,52 @@ def _with_saes(family, *saes):
 def _packaged(name, model, layer, **options):
     files = {"package": "tiny_package", "package_path": f"saes/layer_{layer}"}
     return SAESource(name, model, layer, **files, **options)
+
+
+class TestNamesOfHookPointsThatFamiliesUnderstand:
+    """An SAE whose files name its hook point in another library's words, on models of two families."""
+
+    @pytest.fixture
+    def models(self, tmp_path):
+        root, text = tmp_path, Text(first_token_is_sink=True)
+        kinds = {kind: Architecture(kind, (text,)) for kind in ("gpt2", "llama")}
+        return {kind: write_tiny(kinds[kind], root / kind) for kind in kinds}, kinds
+
+    @pytest.fixture
+    def resolve(self, models, use_families, tmp_path):
+        folders, kinds = models
+        use_families(ModelFamily("named", tuple(kinds.values())))
+
+        def resolve(kind, hook_name, **given):
+            sae = random_sae("relu", point=None, metadata={"hook_name": hook_name})
+            folder = sae.save(tmp_path / "sae", format="saelens")
+            edited = json.loads((folder / "cfg.json").read_text())
+            edited["metadata"]["hook_name"] = hook_name
+            (folder / "cfg.json").write_text(json.dumps(edited))
+            return resolve_target(Request(folders[kind], sae=folder, **given), with_sae=True).point
+
+        return resolve
+
+    def test_the_output_of_a_module(self, resolve):
+        assert resolve("llama", "model.layers.2.mlp") == (2, "mlp_out")
+        assert resolve("gpt2", "transformer.h.2.ln_2.input") == (2, "resid_mid")
+
+    def test_a_module_that_is_no_site(self, resolve):
+        with pytest.raises(
+            InvalidParameterError, match="reads 'model.layers.2.input_layernorm', which no"
+        ):
+            resolve("llama", "model.layers.2.input_layernorm", layer=2)
+
+    def test_before_the_gain_of_an_rms_norm(self, resolve):
+        assert resolve("llama", "blocks.1.ln2.hook_normalized") == (1, "mlp_normalized")
+
+    def test_before_or_after_the_gain_of_a_layer_norm(self, resolve):
+        name = "blocks.1.ln2.hook_normalized"
+        with pytest.raises(
+            InvalidParameterError, match="in a model with LayerNorm is behind gain and bias"
+        ):
+            resolve("gpt2", name)
+        assert resolve("gpt2", name, site="mlp_in") == (1, "mlp_in")
+        assert resolve("gpt2", name, site="mlp_normalized", layer=1) == (1, "mlp_normalized")
+        with pytest.raises(InvalidParameterError, match="Got layer=2"):
+            resolve("gpt2", name, site="mlp_in", layer=2)

@@ -73,7 +73,9 @@ class ImageTokenInput:
         length = getattr(config, "mm_tokens_per_image", None)
         lengths = {"image_seq_length": int(length)} if length else {}
         try:
-            processor = kind(pixels.processor, tokenizer, **lengths)
+            processor = kind(
+                pixels.processor, tokenizer, chat_template=tokenizer.chat_template, **lengths
+            )
         except (ValueError, TypeError, AttributeError) as error:
             message = f"The processor in {folder} cannot be put together: {error}"
             raise CheckpointError(message) from error
@@ -125,7 +127,7 @@ class ImageTokenInput:
         """Return what the processor takes as text: a prompt with its mark for the image."""
         mark = getattr(self.processor, "boi_token", None) or self.processor.image_token
         if prompt == "chat":
-            if not (self.processor.chat_template or self.processor.tokenizer.chat_template):
+            if not self.processor.chat_template:
                 message = (
                     "Got prompt='chat', but this model has no chat template. Give one with {} instead."
                 )

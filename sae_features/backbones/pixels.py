@@ -115,8 +115,7 @@ def load_image_processor(folder: Path) -> Any:
     declared = _declared(folder)
     if declared.get("image_processor_type") in TORCHVISION_ONLY:
         return FloatProcessor(declared)
-    is_old = int(transformers.__version__.partition(".")[0]) < 5
-    numerics: dict[str, Any] = {"use_fast": False} if is_old else {"backend": "pil"}
+    numerics: dict[str, Any] = {"use_fast": False} if _is_transformers_4() else {"backend": "pil"}
     try:
         with quiet_transformers():
             return transformers.AutoImageProcessor.from_pretrained(folder, **numerics, **LOCAL)
@@ -202,6 +201,8 @@ def resized_shape(size: dict[str, Any], shape: tuple[int, int]) -> tuple[int, in
     from transformers import image_transforms, image_utils
 
     given = {name: value for name, value in size.items() if value}
+    if _is_transformers_4() and "shortest_edge" in given:
+        given.pop("longest_edge", None)  # its processors of ViTs, DINOv2 and CLIP do not look at it
     if {"height", "width"} <= given.keys():
         return int(given["height"]), int(given["width"])
     if {"shortest_edge", "longest_edge"} <= given.keys():
@@ -235,6 +236,12 @@ def check_large_enough(rows: int, columns: int, shape: tuple[int, int], position
             f"Item {position} comes out at {shape[1]} x {shape[0]} pixels; that is less than a patch."
         )
         raise InvalidInputError(message)
+
+
+def _is_transformers_4() -> bool:
+    import transformers
+
+    return int(transformers.__version__.partition(".")[0]) < 5
 
 
 def _declared(folder: Path) -> dict[str, Any]:

@@ -194,6 +194,32 @@ def check_mlp_sites(case: Case) -> None:
         raise CheckFailure("mlp_hidden has one dimension; expected the MLP's activations.")
 
 
+def check_projections(case: Case) -> None:
+    """``attn_z`` and ``mlp_hidden`` are what is projected to ``attn_out`` and ``mlp_out``."""
+    sites = case.backbone.stack.sites()
+    for hidden, out in (("attn_z", "attn_out"), ("mlp_hidden", "mlp_out")):
+        if not {hidden, out} <= set(sites):
+            continue
+        points = HookPoint(1, hidden), HookPoint(1, out)
+        tap = case.backbone.stack.tap(points[0])
+        if tap.side != "in":
+            continue
+        read = case.read(points)
+        with torch.inference_mode():
+            projected = tap.module(read[points[0]])
+        got, attended = read[points[1]], case.attended
+        _equal(f"shape of what {hidden} is projected to", projected.shape, got.shape)
+        if _error(projected, got, attended) <= LOOSE:
+            continue
+        # A norm may stand behind, or a scale for each dimension.
+        rms = normalize(torch.nn.RMSNorm(projected.shape[-1], eps=1e-12), projected)
+        scaled = min(_affine_error(got, given, attended) for given in (projected, rms))
+        if not scaled <= 10 * LOOSE:
+            raise CheckFailure(
+                f"{out} is not what {hidden} is projected to: off by {scaled:.2g} of the largest value."
+            )
+
+
 def check_early_stop(case: Case) -> None:
     """Nothing runs after the last hook point: no later block, no final norm, no head."""
     model, stack = case.backbone.model, case.backbone.stack
@@ -381,9 +407,9 @@ def check_pickling(case: Case) -> None:
 
 
 CHECKS: Final[tuple[Callable[[Case], None], ...]] = (
-    check_sizes, check_hidden_states, check_residual_stream, check_mlp_sites, check_early_stop,
-    check_batch_invariance, check_content_tokens, check_attention_sink, check_prompt, check_determinism,
-    check_embedding, check_errors, check_pickling,
+    check_sizes, check_hidden_states, check_residual_stream, check_mlp_sites, check_projections,
+    check_early_stop, check_batch_invariance, check_content_tokens, check_attention_sink, check_prompt,
+    check_determinism, check_embedding, check_errors, check_pickling,
 )  # fmt: skip
 """All checks of a model, in order."""
 
@@ -447,11 +473,15 @@ def _alike(what: str, got: np.ndarray, expected: np.ndarray) -> None:
         )
 
 
-def _affine(what: str, got: torch.Tensor, given: torch.Tensor, attended: torch.Tensor) -> None:
-    """Raise unless each dimension of one is a gain times the other plus a bias, over all tokens."""
+def _affine_error(got: torch.Tensor, given: torch.Tensor, attended: torch.Tensor) -> float:
+    """Return how far each dimension of one is from a gain times the other plus a bias."""
     y, x = got[attended].double(), given[attended].double()
     x_c, y_c = x - x.mean(dim=0), y - y.mean(dim=0)
     gain = (x_c * y_c).sum(dim=0) / x_c.square().sum(dim=0)
-    error = float((y_c - gain * x_c).abs().max() / y_c.abs().max())
+    return float((y_c - gain * x_c).abs().max() / y_c.abs().max())
+
+
+def _affine(what: str, got: torch.Tensor, given: torch.Tensor, attended: torch.Tensor) -> None:
+    error = _affine_error(got, given, attended)
     if not error <= 10 * LOOSE:
         raise CheckFailure(f"{what}: off by {error:.2g} of the largest value.")

@@ -6,8 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sae_features import discovery
-from sae_features.errors import PluginError
-from sae_features.families import GROUP
+from sae_features.families import GROUP, why_left_out
 from sae_features.testing.kit import check_family
 
 if TYPE_CHECKING:
@@ -48,7 +47,9 @@ def check_installed(
         }
         tell(f"checking {name} …")
         if name not in working:
-            rows.append({**about, "model": "", **_counts(()), "messages": [], "error": _why(name)})
+            rows.append(
+                {**about, "model": "", **_counts(()), "messages": [], "error": why_left_out(name)}
+            )
             continue
         results = check_family(working[name], raises=False)
         for model in dict.fromkeys(result.model_type for result in results):
@@ -80,13 +81,3 @@ def _counts(statuses: Sequence[str]) -> dict[str, int]:
         "failed": counted["failed"],
         "skipped": counted["skipped"] + counted["expected failure"],
     }
-
-
-def _why(name: str) -> str:
-    try:
-        discovery.load_entry_point(GROUP, name)
-    except PluginError as error:
-        return str(error)
-    return (
-        f"The family {name!r} gives something else than a ModelFamily of this version; it is left out."
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny import BERT, edit_json
 
+from sae_features.architectures import Architecture, Patches
 from sae_features.backbones.backbone import Backbone
-from sae_features.errors import CheckpointError
+from sae_features.backbones.loading import check_accelerate
+from sae_features.errors import CheckpointError, MissingDependencyError
+from sae_features.testing import write_tiny
 
 TEXTS = ["the river flows near the old stone mountain", "", "zebra!", "The [SEP] Sky  is </s> bright."]
 
@@ -191,3 +195,41 @@ class TestLoad:
         changed = {name: change(name, weight) for name, weight in load_file(path).items()}
         kept = {name: weight for name, weight in changed.items() if weight is not None}
         save_file(kept, path, {"format": "pt"})
+
+
+class TestDeviceAuto:
+    """Blocks are spread over devices by accelerate; here there is one."""
+
+    def test_values_are_the_same(self, bert, tiny_bert):
+        pytest.importorskip("accelerate")
+        spread = Backbone.load(tiny_bert, BERT, device="auto", dtype="float32")
+        points = [(0, "mlp_out"), (2, "resid_post")]
+        texts = TEXTS[::2]
+        found, expected = (each.activations(texts, points=points) for each in (spread, bert))
+        for point in points:
+            np.testing.assert_allclose(found[point].values, expected[point].values, rtol=1e-5, atol=1e-5)
+
+    def test_models_of_images_too(self, tmp_path):
+        pytest.importorskip("accelerate")
+        architecture = Architecture("dinov2", (Patches(),), final_norm=False, embedding="pooler_output")
+        folder = write_tiny(architecture, tmp_path)
+        picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+        values = [
+            Backbone.load(folder, architecture, device=device, dtype="float32").activations(
+                [picture], points=["embedding", (1, "attn_out")]
+            )
+            for device in ("auto", "cpu")
+        ]
+        for spread, alone in zip(values[0].values(), values[1].values(), strict=True):
+            np.testing.assert_allclose(spread.values, alone.values, rtol=1e-5, atol=1e-5)
+
+    def test_without_accelerate_the_error_says_what_to_install(self, tiny_bert, monkeypatch):
+        monkeypatch.setitem(sys.modules, "accelerate", None)
+        message = "Got device='auto', which needs accelerate; install it: pip install accelerate"
+        for attempt in (
+            check_accelerate,
+            lambda: Backbone.load(tiny_bert, BERT, device="auto", dtype="float32"),
+        ):
+            with pytest.raises(MissingDependencyError) as raised:
+                attempt()
+            assert str(raised.value) == message

@@ -1,4 +1,4 @@
-"""BERT-type encoders for sae-features: BERT, MiniLM, E5, XLM-R; and SAEs for MiniLM."""
+"""Encoders for sae-features: BERT and its kin, ModernBERT, T5; and SAEs for MiniLM and E5."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ from sae_features.families import ModelFamily, ModelSource, SAESource
 
 MINILM_LAYERS = (2, 3, 5)
 DEFAULT_LAYER = 3
+
+
+def _sae(sae_id: str, model: str, layer: int) -> SAESource:
+    """Return one of the SAEs in this package."""
+    return SAESource(
+        sae_id=sae_id,
+        model=model,
+        layer=layer,
+        package="sae_features_bert",
+        package_path=f"saes/{sae_id}",
+        is_default=model != "minilm" or layer == DEFAULT_LAYER,
+    )
+
 
 FAMILY = ModelFamily(
     name="bert",
@@ -28,15 +41,8 @@ FAMILY = ModelFamily(
         ),
         "e5": ModelSource(asset="e5-small"),
     },
-    saes=tuple(
-        SAESource(
-            sae_id=f"minilm-topk-4k/layer_{layer}",
-            model="minilm",
-            layer=layer,
-            package="sae_features_bert",
-            package_path=f"saes/minilm-topk-4k/layer_{layer}",
-            is_default=layer == DEFAULT_LAYER,
-        )
-        for layer in MINILM_LAYERS
+    saes=(
+        *(_sae(f"minilm-topk-4k/layer_{layer}", "minilm", layer) for layer in MINILM_LAYERS),
+        _sae("e5-topk-4k/layer_5", "e5", 5),
     ),
 )
