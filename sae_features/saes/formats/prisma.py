@@ -11,6 +11,7 @@ from sae_features.errors import SAEFormatError, expected_one_of
 from sae_features.hook_point import parse_hook_name
 from sae_features.saes.formats.conversion import ConvertedFormat, Overrides, Piece, Plan
 from sae_features.saes.formats.facts import metadata_of
+from sae_features.saes.json_files import MAX_SIZE
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ def _detects(files: SAEFiles) -> bool:
 def _plan(files: SAEFiles, overrides: Overrides) -> Plan:
     config = files.needed_config(CONFIG)
     d_in = config.integer("d_in")
-    n_latents = config.integer("d_sae", files.matrix("W_enc")[1])
+    n_latents = config.integer("d_sae", _width(files, config, d_in))
     is_transcoder = config.flag("is_transcoder", default=False)
     architecture, conventions, settled = _activation(config, overrides)
     norm = config.choice("normalize_activations", NORMS, "layer_norm")
@@ -69,6 +70,13 @@ def _plan(files: SAEFiles, overrides: Overrides) -> Plan:
         settled=settled,
         unused=frozenset({"b_enc"} if architecture == "gated" else ()),
     )
+
+
+def _width(files: SAEFiles, config: Config, d_in: int) -> int:
+    """Return the number of latents where the configuration has it only as a multiple of ``d_in``."""
+    if "expansion_factor" in config:
+        return int(d_in * min(config.number("expansion_factor", above=0), MAX_SIZE))
+    return files.matrix("W_enc")[1]
 
 
 def _activation(config: Config, overrides: Overrides) -> tuple[Any, dict[str, Any], frozenset[str]]:
