@@ -25,6 +25,8 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 """Kinds of files that are opened: plain pictures, none that runs a program (as EPS does)."""
 ORIENTATION: Final = 0x0112
 """EXIF's tag."""
+IMAGE_WIDTH, IMAGE_LENGTH = 0x0100, 0x0101
+"""TIFF's tags."""
 SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 """Orientations that exchange width and height."""
 TURNS: Final = {
@@ -113,7 +115,7 @@ class Picture:
         """
         with self._raw() as picture:
             width, height = picture.size
-            turned = _orientation(picture) in SIDEWAYS
+            turned = _is_sideways(picture)
         return (height, width) if turned else (width, height)
 
     def open(self) -> Image:
@@ -130,8 +132,8 @@ class Picture:
         from PIL.Image import Transpose
 
         with self._raw() as picture:
-            turn = TURNS.get(_orientation(picture))
-            rgb = _to_rgb(picture)
+            turn = None if picture.format == "TIFF" else TURNS.get(_orientation(picture))
+            rgb = _to_rgb(picture)  # Pillow turns a TIFF when it decodes it
             return rgb if turn is None else rgb.transpose(Transpose[turn])
 
     @contextlib.contextmanager
@@ -311,6 +313,15 @@ def _orientation(picture: Image) -> int:
     is_png = picture.format == "PNG"
     exif = Image.Image.getexif(picture) if is_png else picture.getexif()
     return int(exif.get(ORIENTATION, 1))
+
+
+def _is_sideways(picture: Image) -> bool:
+    """Tell whether ``picture.size`` has width and height exchanged."""
+    is_sideways = _orientation(picture) in SIDEWAYS
+    if is_sideways and picture.format == "TIFF":  # Pillow 11 and later say the upright size, 10 does not
+        tags: Any = getattr(picture, "tag_v2")  # noqa: B009 only TIFFs have it
+        return picture.size == (tags[IMAGE_WIDTH], tags[IMAGE_LENGTH])
+    return is_sideways
 
 
 def _to_rgb(picture: Image) -> Image:

@@ -230,13 +230,19 @@ class TestColours:
 
 
 class TestUpright:
+    @pytest.mark.parametrize("kind", ["png", "tiff"])  # Pillow itself turns TIFFs, and no others
     @pytest.mark.parametrize("orientation", TURNED_BY_HAND)
-    def test_a_file_is_turned_as_its_exif_data_say(self, pixels, tmp_path, orientation):
+    def test_a_file_is_turned_as_its_exif_data_say(self, pixels, tmp_path, orientation, kind):
+        path = tmp_path / f"a.{kind}"
         stored = np.ascontiguousarray(TURNED_BY_HAND[orientation](pixels))
-        Image.fromarray(stored).save(tmp_path / "a.png", exif=exif(orientation))
-        (picture,) = check_images([tmp_path / "a.png"])
+        Image.fromarray(stored).save(path, exif=exif(orientation))
+        (picture,) = check_images([path])
         assert picture.size == (WIDTH, HEIGHT)
-        np.testing.assert_array_equal(opened(tmp_path / "a.png"), pixels)
+        np.testing.assert_array_equal(opened(path), pixels)
+        with Image.open(path) as in_memory:
+            np.testing.assert_array_equal(opened(in_memory), pixels)  # not decoded before
+            np.testing.assert_array_equal(opened(in_memory), pixels)  # decoded
+            np.testing.assert_array_equal(opened(in_memory.copy()), pixels)
 
     @pytest.mark.parametrize("orientation", TURNED_BY_HAND)
     def test_a_photo_too(self, tmp_path, orientation):
