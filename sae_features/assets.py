@@ -118,7 +118,8 @@ def hub_folder(
     if hub_is_offline():
         message = (
             f"{_named(repo_id, revision)} is not in the local Hugging Face cache, and "
-            "HF_HUB_OFFLINE forbids fetching it. Unset it, or point to a local folder."
+            "HF_HUB_OFFLINE forbids fetching it. Unset it (and log in with `hf auth login` if it is "
+            "gated), or point to a local folder."
         )
         raise AssetNotFoundError(message)
     try:

@@ -286,7 +286,9 @@ def _family_of(folder: Path) -> ModelFamily:
     if claims:
         return claims[0]
     types = {t: family.name for family in families().values() for t in family.model_types}
-    installed = ", ".join(f"{name} ({t})" for t, name in types.items()) or "none"
+    installed = (
+        ", ".join(f"{name} ({', '.join(f.model_types)})" for name, f in families().items()) or "none"
+    )
     near = difflib.get_close_matches(str(model_type), types, n=1)
     hint = f" The nearest is {near[0]!r}." if near else ""
     message = (

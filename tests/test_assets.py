@@ -135,7 +135,8 @@ class TestHubFolder:
             hub_folder(REPOSITORY, COMMIT, ["*"], is_complete=has_weights)
         assert str(raised.value) == (
             f"'owner/model' at revision {COMMIT} is not in the local Hugging Face cache, and "
-            "HF_HUB_OFFLINE forbids fetching it. Unset it, or point to a local folder."
+            "HF_HUB_OFFLINE forbids fetching it. Unset it (and log in with `hf auth login` if it is "
+            "gated), or point to a local folder."
         )
         assert isinstance(raised.value, FileNotFoundError)
 

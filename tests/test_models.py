@@ -101,7 +101,8 @@ class TestFindModel:
             find_model("tiny")
         assert str(raised.value) == (
             f"'owner/model' at revision {COMMIT} is not in the local Hugging Face cache, and "
-            "HF_HUB_OFFLINE forbids fetching it. Unset it, or point to a local folder. For 'tiny' "
+            "HF_HUB_OFFLINE forbids fetching it. Unset it (and log in with `hf auth login` if it is "
+            "gated), or point to a local folder. For 'tiny' "
             "without a network: pip install tiny-weights"
         )
 
@@ -154,7 +155,7 @@ class TestFindModel:
             find_model(folder)
         assert str(raised.value) == (
             f"{folder} holds a model of type 'xlm-robert', which no installed family reads. Installed: "
-            "tiny-family (bert), tiny-family (xlm-roberta). The nearest is 'xlm-roberta'. Install the "
+            "tiny-family (bert, xlm-roberta). The nearest is 'xlm-roberta'. Install the "
             "plugin of its family (sae-features-…)."
         )
 

@@ -166,7 +166,8 @@ class Backbone:
             If the model lacks the layer or the site, or nothing has that name.
         """
         if isinstance(point, str):
-            point = HookPoint(-1, EMBEDDING) if point == EMBEDDING else parse_point(point, self.stack)
+            is_embedding = point == EMBEDDING
+            point = HookPoint(-1, point) if is_embedding else parse_point(point, self.stack, self.sites)
         given: Any = point
         if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], str):
             message = f"Got the hook point {point!r}; expected (layer, site) or a name."

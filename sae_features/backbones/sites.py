@@ -9,7 +9,6 @@ import torch
 
 from sae_features.errors import CheckpointError, InvalidParameterError
 from sae_features.hook_point import (
-    EMBEDDING,
     SITES,
     HookPoint,
     ModulePlace,
@@ -206,8 +205,17 @@ def count_layer(layer: Any, n_layers: int) -> int:
     return int(layer) % n_layers
 
 
-def parse_point(name: str, stack: Stack) -> HookPoint:
+def parse_point(name: str, stack: Stack, sites: Sequence[str]) -> HookPoint:
     """Return the hook point that another library's name stands for in this model.
+
+    Parameters
+    ----------
+    name : str
+        As in :func:`sae_features.hook_point.parse_hook_name`.
+    stack : Stack
+        The model's blocks.
+    sites : sequence of str
+        What an error says that there is.
 
     Raises
     ------
@@ -220,7 +228,6 @@ def parse_point(name: str, stack: Stack) -> HookPoint:
     place = parse_module_name(name)
     found = stack.parse(place) if place is not None else None
     if found is None:
-        sites = (*stack.sites(), EMBEDDING)
         message = (
             f"Got the hook point {name!r}, which no site of this model stands for; expected a name such "
             "as 'blocks.3.hook_resid_post' or 'model.layers.3.output', or a pair (layer, site) with "

@@ -151,18 +151,18 @@ class TestParsePoint:
         ],
     )
     def test_names_of_modules_in_this_model(self, bert, name, point):
-        assert parse_point(name, bert.stack) == bert.parse(name) == point
+        assert parse_point(name, bert.stack, bert.sites) == bert.parse(name) == point
 
     @pytest.mark.parametrize(
         "name", ["encoder.layer.1.attention", "encoder.layer.9.output.dense", "nowhere", ""]
     )
     def test_names_that_no_site_stands_for(self, bert, name):
         with pytest.raises(InvalidParameterError) as raised:
-            parse_point(name, bert.stack)
+            parse_point(name, bert.stack, bert.sites)
         assert str(raised.value) == (
             f"Got the hook point {name!r}, which no site of this model stands for; expected a name such "
             "as 'blocks.3.hook_resid_post' or 'model.layers.3.output', or a pair (layer, site) with one "
-            f"of {SITES_OF_BERT}, embedding."
+            f"of {SITES_OF_BERT}."
         )
 
 
