@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from sae_features.errors import InvalidParameterError, expected_one_of
+from sae_features.hook_point import EMBEDDING, SITES
 
 Modality = Literal["text", "image"]
 Residual = Literal["pre_norm", "post_norm", "parallel"]
@@ -38,12 +41,15 @@ class Patches:
         Whether a CLS token stands first.
     registers : str
         Entry of the configuration that counts register tokens, which follow CLS.
+    n_extra : int
+        Further tokens before the patches, such as DeiT's distillation token.
     reader : str
         ``module:Class`` that turns images into what the model takes, imported on use.
     """
 
     class_token: bool = True
     registers: str = "num_register_tokens"
+    n_extra: int = 0
     reader: str = "sae_features.backbones.patches:PatchInput"
     modality: Modality = field(default="image", init=False)
 
@@ -143,6 +149,14 @@ class Architecture:
     default_depth: float = 0.5
     tiny: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_sites(self.model_type, self.sites)
+        for variant in self.variants:
+            _check_sites(self.model_type, variant.sites)
+        if self.residual not in get_args(Residual):
+            message = expected_one_of("residual", self.residual, get_args(Residual))
+            raise InvalidParameterError(f"{self.model_type}: {message}")
+
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """What its models take."""
@@ -179,3 +193,23 @@ class Architecture:
     def _variants(self, config: Mapping[str, Any]) -> list[Variant]:
         sizes = self.sizes(config)
         return [v for v in self.variants if all(sizes.get(key) == v.when[key] for key in v.when)]
+
+
+def _check_sites(model_type: str, sites: Mapping[str, Any]) -> None:
+    """Raise where a site is unknown, or a place is not written as one."""
+    for site, places in sites.items():
+        if site not in SITES or site == EMBEDDING:
+            known = [known for known in SITES if known != EMBEDDING]
+            raise InvalidParameterError(f"{model_type}: {expected_one_of('site', site, known)}")
+        is_tuple = isinstance(places, tuple)
+        wrong = [place for place in places if not is_tuple or not _is_place(place)]
+        if not is_tuple or wrong:
+            message = (
+                f"{model_type}: got {site}={places!r}; expected a tuple of places such as ('mlp:in',), "
+                "each 'module.path:in', ':out' or ':normalized'."
+            )
+            raise InvalidParameterError(message)
+
+
+def _is_place(place: object) -> bool:
+    return isinstance(place, str) and place.partition(":")[2] in {"in", "out", "normalized"}

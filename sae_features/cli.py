@@ -193,17 +193,27 @@ def _plugins(options: argparse.Namespace) -> None:
                 "status": "ok",
                 "error": None,
             }
-            try:
-                discovery.load_entry_point(group, record.name)
-            except SAEFeaturesError as error:
-                row |= {"status": "broken", "error": str(error)}
-            rows.append(row)
+            broken = _complaint_of(group, record.name)
+            rows.append(row | ({"status": "broken", "error": broken} if broken else {}))
     lines = [
         f"{row['kind']:12}{row['name']:21}{row['distribution']} {row['version']}  "
         f"{row['error'] or row['status']}"
         for row in rows
     ]
     _print(rows, options, "\n".join(lines) or "No plugin is installed.")
+
+
+def _complaint_of(group: str, name: str) -> str:
+    from sae_features import discovery
+    from sae_features.families import GROUP, why_left_out
+
+    if group == GROUP:
+        return why_left_out(name)
+    try:
+        discovery.load_entry_point(group, name)
+    except SAEFeaturesError as error:
+        return str(error)
+    return ""
 
 
 def _check_plugins(options: argparse.Namespace) -> None:
@@ -221,7 +231,7 @@ def _check_plugins(options: argparse.Namespace) -> None:
         lambda line: print(line, file=sys.stderr, flush=True),  # noqa: T201
     )
     _print(rows, options, as_text(rows))
-    failed = [row for row in rows if row["failed"] or row["error"]]
+    failed = [row for row in rows if row["failed"] or row["error"] or not row["passed"]]
     if failed:
         named = ", ".join(dict.fromkeys(row["family"] for row in failed))
         raise PluginError(f"The families {named} do not pass; the table says why.")

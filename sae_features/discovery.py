@@ -77,7 +77,7 @@ def _loaded(group: str, name: str) -> Any:
     record = candidates[0]
     try:
         return EntryPoint(record.name, record.value, group).load()
-    except Exception as error:  # noqa: BLE001 whatever a plugin does wrong
+    except (Exception, SystemExit) as error:  # noqa: BLE001 whatever a plugin does wrong
         message = (
             f"The plugin {name!r} of {record.distribution} {record.version} could not be imported: "
             f"{type(error).__name__}: {error}. Update or uninstall {record.distribution}."

@@ -21,11 +21,24 @@ __all__ = [
     "all_left_out",
     "families",
     "list_families",
+    "plugin_of",
     "why_left_out",
 ]
 
 GROUP = "sae_features.families"
 API_VERSION = (1, 0)
+
+
+PLUGINS = {
+    "bert": "minilm e5 bert roberta xlm-roberta mpnet modernbert t5",
+    "gemma": "gemma gemma2 gemma3 gemma3_text paligemma",
+    "gpt": "gpt2 gpt_neox",
+    "llama": "smollm2 llama mistral",
+    "qwen": "qwen2 qwen3 qwen3_moe",
+    "vision": "dinov2-small vit dinov2 dinov2_with_registers dinov3_vit clip clip_vision_model siglip "
+    "siglip_vision_model",
+}
+"""By family of this project: short names and kinds of models, for errors where its plugin is missing."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,13 @@ def _complaint(name: str, family: Any) -> str:
     if repeated:
         return f"The family {name!r} declares {', '.join(sorted(repeated))} twice. It is left out."
     return ""
+
+
+def plugin_of(name: object) -> str | None:
+    """Return the missing plugin of this project that knows a short name or a ``model_type``."""
+    installed = discovery.names_of_group(GROUP)
+    homes = [family for family, known in PLUGINS.items() if name in known.split()]
+    return f"sae-features-{homes[0]}" if homes and homes[0] not in installed else None
 
 
 def why_left_out(name: str) -> str:

@@ -114,7 +114,8 @@ def parse_module_name(name: str) -> ModulePlace | None:
     ModulePlace(layer=3, path='self_attn.o_proj', side='in', blocks='layers')
     """
     match = re.fullmatch(
-        r"(?:base_model\.|model\.|transformer\.|language_model\.|vision_tower\.|vision_model\.|encoder\.)*"
+        r"(?:base_model\.|model\.|transformer\.|language_model\.|vision_tower\.|vision_model\.|encoder\.|"
+        r"bert\.|roberta\.|mpnet\.|vit\.|dinov2\.|dinov2_with_registers\.)*"
         r"((?:gpt_neox\.)?layers|h|layer|block)\.(\d{1,4})((?:\.\w+)*?)(\.input|\.output)?",
         name,
         re.ASCII,

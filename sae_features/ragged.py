@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from sae_features.hook_point import HookPoint
     from sae_features.images import PatchGrid
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenActivations:
     """Dense activations of the tokens of several items.
 
@@ -42,13 +43,49 @@ class TokenActivations:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __repr__(self) -> str:
+        return (
+            f"TokenActivations({len(self)} items, {len(self.values)} tokens, d={self.values.shape[1]})"
+        )
+
     def __getitem__(self, item: int) -> np.ndarray:
         """Return the activations of one item, shape (n_tokens_i, d)."""
         start, stop = _bounds(self.offsets, item)
         return self.values[start:stop]
 
 
-@dataclass(frozen=True)
+class ActivationsByPoint(dict["HookPoint", TokenActivations]):
+    """Activations at several hook points, by ``(layer, site)`` and by what was asked for.
+
+    Parameters
+    ----------
+    found : dict of HookPoint to TokenActivations
+        Layers counted from 0.
+    asked : mapping
+        What was asked for, and the hook point that it stands for.
+    """
+
+    def __init__(
+        self, found: Mapping[HookPoint, TokenActivations], asked: Mapping[Any, HookPoint]
+    ) -> None:
+        super().__init__(found)
+        self.asked = dict(asked)
+
+    def __missing__(self, key: Any) -> TokenActivations:
+        """Return the activations that were asked for by another name."""
+        if key not in self.asked:
+            known = [
+                *(tuple(point) for point in self),
+                *(name for name in self.asked if name not in self),
+            ]
+            raise KeyError(f"Got {key!r}; expected one of {', '.join(map(repr, known))}.")
+        return self[self.asked[key]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self), self.asked)
+
+
+@dataclass(frozen=True, repr=False)
 class TokenCodes:
     """Sparse latents of the tokens of several items.
 
@@ -77,6 +114,13 @@ class TokenCodes:
 
     def __len__(self) -> int:
         return len(self.item_offsets) - 1
+
+    def __repr__(self) -> str:
+        n_tokens = len(self.token_offsets) - 1
+        return (
+            f"TokenCodes({len(self)} items, {n_tokens} tokens, n_latents={self.n_latents}, "
+            f"{len(self.values)} nonzero)"
+        )
 
     def __getitem__(self, item: int) -> TokenCodes:
         """Return the codes of one item."""
@@ -107,8 +151,8 @@ class TokenCodes:
         ndarray of shape (n_tokens_i,), float32
             0 where it is silent.  ``codes.grids[item].map(…)`` lays that of an image out in rows.
         """
-        if not 0 <= latent < self.n_latents:
-            raise IndexError(f"Got latent {latent}; expected 0 to {self.n_latents - 1}.")
+        if not (hasattr(latent, "__index__") and 0 <= latent < self.n_latents):
+            raise IndexError(f"Got latent {latent!r}; expected 0 to {self.n_latents - 1}.")
         column: np.ndarray = self[item].tocsr()[:, [latent]].toarray()[:, 0]
         return column
 

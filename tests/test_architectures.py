@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from sae_features.architectures import Architecture, ImageTokens, Patches, Text, Variant
+from sae_features.errors import InvalidParameterError
 
 TEXT = Text(first_token_is_sink=True)
 IMAGE = ImageTokens("SomeProcessor")
@@ -118,3 +119,27 @@ def test_they_pickle_and_are_plain_values(architecture):
     assert pickle.loads(pickle.dumps(architecture)) == architecture
     with pytest.raises(AttributeError):
         architecture.model_type = "other"
+
+
+@pytest.mark.parametrize(
+    ("sites", "message"),
+    [
+        ({"resid_middle": ("mlp:in",)}, "my_type: Got site='resid_middle'; expected one of .*resid_mid"),
+        ({"embedding": ("mlp:in",)}, "my_type: Got site='embedding'; expected one of "),
+        ({"mlp_out": ("mlp",)}, r"my_type: got mlp_out=\('mlp',\); expected a tuple of places such as "),
+        ({"mlp_out": "mlp:out"}, "my_type: got mlp_out='mlp:out'; expected a tuple of places such as "),
+        ({"mlp_out": ("mlp:output",)}, "my_type: got mlp_out="),
+    ],
+)
+def test_declarations_are_checked_where_they_are_made(sites, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        Architecture("my_type", sites=sites)
+    with pytest.raises(InvalidParameterError, match=message):
+        Architecture("my_type", variants=(Variant({}, sites),))
+
+
+def test_an_unknown_residual_is_refused():
+    with pytest.raises(
+        InvalidParameterError, match="^my_type: Got residual='post'; expected one of pre_norm"
+    ):
+        Architecture("my_type", residual="post")

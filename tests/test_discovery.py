@@ -142,3 +142,13 @@ def test_a_variable_switches_plugins_off_but_not_our_own_formats(install, monkey
     discovery.refresh()
     assert discovery.names_of_group(GROUP) == (() if is_off else ("a",))
     assert "sae-features" in discovery.names_of_group("sae_features.sae_formats")
+
+
+def test_a_plugin_that_ends_the_process_is_isolated(install):
+    install(
+        "quitter",
+        {GROUP: {"quitter": "quitter_module:X"}},
+        modules={"quitter_module": "raise SystemExit(3)"},
+    )
+    with pytest.raises(PluginError, match="could not be imported: SystemExit: 3"):
+        discovery.load_entry_point(GROUP, "quitter")

@@ -575,3 +575,10 @@ def test_orientations_are_turned_as_pillow_does(pixels):
         stored = Image.fromarray(np.ascontiguousarray(turn(pixels)))
         stored.getexif()[images.ORIENTATION] = orientation
         np.testing.assert_array_equal(np.asarray(ImageOps.exif_transpose(stored)), pixels)
+
+
+def test_pictures_side_by_side_share_a_scale():
+    grid, picture = PatchGrid(1, 1, (0, 0, 8, 8)), np.full((8, 8), 100, np.uint8)
+    weak, strong = (np.asarray(overlay(picture, [value], grid, vmax=4.0)) for value in (1.0, 9.0))
+    own = np.asarray(overlay(picture, [1.0], grid))
+    assert weak[0, 0, 0] < own[0, 0, 0] == strong[0, 0, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import shutil
 import sys
@@ -155,8 +156,8 @@ class TestFindModel:
             find_model(folder)
         assert str(raised.value) == (
             f"{folder} holds a model of type 'xlm-robert', which no installed family reads. Installed: "
-            "tiny-family (bert, xlm-roberta). The nearest is 'xlm-roberta'. Install the "
-            "plugin of its family (sae-features-…)."
+            "tiny-family (bert, xlm-roberta). The nearest is 'xlm-roberta'. Next: Install "
+            "or write the plugin of its family."
         )
 
     def test_two_families_of_one_type_are_named(self, use_families, folder):
@@ -240,3 +241,31 @@ def test_the_backbone_class_is_imported_on_use(tiny_family, use_families):
     assert find_model("tiny").family.backbone_class().__name__ == "Backbone"
     use_families(dataclasses.replace(tiny_family, backbone="collections:OrderedDict"))
     assert find_model("tiny").family.backbone_class().__name__ == "OrderedDict"
+
+
+class TestMissingPlugins:
+    @pytest.fixture(autouse=True)
+    def _only_bert_is_installed(self, monkeypatch):
+        monkeypatch.setattr("sae_features.discovery.names_of_group", lambda group: ("bert",))
+
+    @pytest.mark.parametrize(
+        ("name", "plugin"), [("dinov2-small", "sae-features-vision"), ("smollm2", "sae-features-llama")]
+    )
+    def test_a_short_name_tells_its_plugin(self, tiny_family, name, plugin):
+        with pytest.raises(AssetNotFoundError) as raised:
+            find_model(name)
+        assert str(raised.value) == (
+            f"Got model={name!r}, which the plugin {plugin} gives; install it: pip install {plugin}"
+        )
+
+    def test_a_kind_of_model_tells_its_plugin(self, tiny_family, folder):
+        edit_json(folder / "config.json", model_type="dinov2")
+        with pytest.raises(PluginError, match="Next: pip install sae-features-vision.$"):
+            find_model(folder)
+
+    def test_the_list_is_that_of_the_plugins(self):
+        from sae_features.families import PLUGINS
+
+        for name, known in PLUGINS.items():
+            family = importlib.import_module(f"sae_features_{name}").FAMILY
+            assert sorted(known.split()) == sorted([*family.aliases, *family.model_types])

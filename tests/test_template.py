@@ -155,3 +155,12 @@ def test_the_guide_from_the_first_check_to_the_last(plugin):
 def test_it_is_listed_beside_the_others(plugin):
     done = plugin.run("-m", "sae_features", "plugins", "--family", "olmo")
     assert done.stdout.split() == ["family", "olmo", "sae-features-olmo", "0.1.0", "ok"]
+
+
+def test_the_name_of_a_family_of_this_project_is_refused(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("instantiate", TEMPLATE / "instantiate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.main(["bert", "bert", "--out", str(tmp_path)]) == 1
+    assert "Got NAME='bert', which is a family of this project" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

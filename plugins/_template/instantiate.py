@@ -30,6 +30,8 @@ def instantiate(name: str, model_type: str, out: Path) -> Path:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         message = f"Got NAME={name!r}; expected lower-case letters, digits and _, such as 'olmo'."
         raise ValueError(message)
+    if (TEMPLATE.parent / f"sae-features-{name}").exists():
+        raise ValueError(f"Got NAME={name!r}, which is a family of this project; choose another name.")
     if not re.fullmatch(r"[\w-]+", model_type, re.ASCII):
         message = f"Got MODEL_TYPE={model_type!r}; expected what config.json says, such as 'olmo2'."
         raise ValueError(message)

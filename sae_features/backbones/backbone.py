@@ -27,7 +27,7 @@ from sae_features.hook_point import EMBEDDING, SITES, HookPoint
 from sae_features.items import check_items
 from sae_features.notices import Notices
 from sae_features.parameters import check_image_choices
-from sae_features.ragged import TokenActivations, offsets_of
+from sae_features.ragged import ActivationsByPoint, TokenActivations, offsets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -145,8 +145,13 @@ class Backbone:
         has_embedding = self._head.exists
         return tuple(s for s in SITES if s in self.stack.sites() or (s == EMBEDDING and has_embedding))
 
-    def width(self, point: HookPoint) -> int:
-        """Return the size of the activations at a hook point."""
+    def __repr__(self) -> str:
+        kind = type(self.model).__name__
+        return f"{type(self).__name__}({kind}, n_layers={self.n_layers}, d_model={self.d_model})"
+
+    def width(self, point: HookPoint | tuple[int, str] | str) -> int:
+        """Return the size of the activations at a hook point, given as in :meth:`parse`."""
+        point = self.parse(point)
         if point.site != EMBEDDING:
             return self.stack.width(point, self.d_model)
         return self._head.width(self.model.config, self.d_model)
@@ -215,9 +220,9 @@ class Backbone:
 
         Returns
         -------
-        TokenActivations or dict of HookPoint to TokenActivations
+        TokenActivations or ActivationsByPoint
             ``values`` (n_tokens, d) float32 and ``offsets`` (n_items + 1,) int64, of images ``grids``;
-            one for each of ``points``, by ``(layer, site)``, where these were given.
+            one for each of ``points``, by ``(layer, site)`` and by what was given, where these were.
 
         Raises
         ------
@@ -236,14 +241,15 @@ class Backbone:
         >>> acts = backbone.activations(["a fine day", "rain"], layer=3)
         >>> acts[0].shape
         (3, 384)
-        >>> both = backbone.activations(["rain"], points=[(3, "resid_post"), (5, "mlp_out")])
-        >>> both[5, "mlp_out"].values.shape
-        (1, 384)
+        >>> both = backbone.activations(["rain"], points=[(3, "resid_post"), "embedding"])
+        >>> both[3, "resid_post"].values.shape, both["embedding"].values.shape
+        ((1, 384), (1, 384))
         """
         if points is not None and layer is not None:
             raise InvalidParameterError("Got both layer and points; expected one of them.")
-        given = [(-1 if layer is None else layer, site)] if points is None else list(points)
-        parsed = unique_points([self.parse(point) for point in given])
+        given = [(-1 if layer is None else layer, site)] if points is None else _listed(points)
+        asked = {point: self.parse(point) for point in given}
+        parsed = unique_points(list(asked.values()))
         checked = check_items(items, self.architecture.modalities)
         policy = self.token_policy(
             checked.modality, tokens=tokens, prompt=prompt, max_length=max_length, overflow=overflow
@@ -271,7 +277,7 @@ class Backbone:
             np.add.at(lengths, windows.items, [len(part) for part in of_windows])
             grids = tuple(windows.grids) if windows.grids and point.site != EMBEDDING else None
             found[point] = TokenActivations(np.concatenate(of_windows), offsets_of(lengths), grids)
-        return found[parsed[0]] if points is None else found
+        return found[parsed[0]] if points is None else ActivationsByPoint(found, asked)
 
     def token_policy(
         self, modality: Modality = "text", *, max_length: int | None = None, **choices: Any
@@ -365,6 +371,18 @@ class Backbone:
             else:
                 placed[name] = value
         return placed
+
+
+def _listed(points: Any) -> list[Any]:
+    """Return hook points as a list; one alone is not meant."""
+    is_one = isinstance(points, str) or (
+        isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], str)
+        and not isinstance(points[0], str | tuple)
+    )  # fmt: skip
+    if is_one or not points:
+        given = f"the hook point {points!r}" if is_one else "no hook points"
+        raise InvalidParameterError(f"Got {given} as points; expected a list of at least one.")
+    return list(points)
 
 
 def _sizes(config: Any, architecture: Architecture) -> Any:

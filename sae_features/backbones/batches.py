@@ -73,12 +73,27 @@ def counted_mask(windows: Windows, chosen: np.ndarray) -> torch.Tensor:
 
 def counted_rows(hidden: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Return the rows of counted tokens, (sum of counts, d), float32."""
-    if hidden.shape[:2] != counted.shape:
-        if hidden.shape[0] != counted.numel():
-            message = f"The model gives {tuple(hidden.shape)} for {tuple(counted.shape)} tokens."
-            raise CheckpointError(message)
-        hidden = hidden.reshape(*counted.shape, -1)  # a mixture of experts lays tokens end to end
-    return hidden[counted.to(hidden.device)].float()
+    return by_item(hidden, *counted.shape)[counted.to(hidden.device)].float()
+
+
+def by_item(hidden: torch.Tensor, n_items: int, n_tokens: int) -> torch.Tensor:
+    """Return activations as (items, tokens, d); some blocks lay the tokens of all items end to end.
+
+    Raises
+    ------
+    CheckpointError
+        If there are more or fewer.
+    """
+    if hidden.shape[:2] == (n_items, n_tokens):
+        return hidden
+    if hidden.ndim == 2 and hidden.shape[0] == n_items * n_tokens:
+        return hidden.reshape(n_items, n_tokens, -1)
+    message = (
+        f"The model gives activations of shape {tuple(hidden.shape)} for {n_items} items of {n_tokens} "
+        "tokens: it has other tokens than its family declares (for images: class_token, registers and "
+        "n_extra of Patches)."
+    )
+    raise CheckpointError(message)
 
 
 def check_finite(

@@ -65,7 +65,7 @@ class PatchInput:
         return cls(
             Pixels.load(folder),
             patch_size=_pair(sizes.patch_size),
-            n_prefix=int(declared.class_token) + n_registers,
+            n_prefix=int(declared.class_token) + n_registers + declared.n_extra,
             image_size=_pair(sizes.image_size),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -93,9 +94,11 @@ class Stack:
         """
         found = self._find(point.layer, point.site)
         if found is None:
+            sites = self.sites(point.layer)
+            near = [] if point.site in SITES else difflib.get_close_matches(point.site, sites, n=1)
             message = (
                 f"Got site={point.site!r}, which block {point.layer} of this model does not have; it "
-                f"has {', '.join(self.sites(point.layer))}."
+                f"has {', '.join(sites)}." + (f" Did you mean {near[0]!r}?" if near else "")
             )
             raise InvalidParameterError(message)
         path, side = found

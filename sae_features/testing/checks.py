@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sae_features.architectures import Patches
+from sae_features.backbones.batches import by_item
 from sae_features.backbones.hooks import read_points
 from sae_features.backbones.sites import normalize
 from sae_features.errors import SAEFeaturesError
@@ -95,7 +96,8 @@ class Case:
     def read(self, points: Sequence[HookPoint]) -> dict[HookPoint, torch.Tensor]:
         """Return what stands at hook points, (n_items, tokens, d), padding included."""
         taps = {point: self.backbone.stack.tap(point) for point in points}
-        return read_points(self.backbone.model, taps, self.run[1])[0]
+        read, _ = read_points(self.backbone.model, taps, self.run[1])
+        return {point: by_item(values, *self.attended.shape) for point, values in read.items()}
 
     @property
     def attended(self) -> torch.Tensor:
@@ -116,6 +118,12 @@ def pictures(n: int = 4, seed: int = 0) -> list[np.ndarray]:
 def check_sizes(case: Case) -> None:
     """The files say how many blocks there are and how wide they are; every block can be read."""
     backbone = case.backbone
+    takes = getattr(backbone.model, "main_input_name", None)
+    if case.modality == "text" and takes == "pixel_values":
+        raise CheckFailure("The model takes pixel_values; declare Patches() in place of Text().")
+    for site, places in case.architecture.exceptions(backbone.model.config.to_dict()).items():
+        if places and site not in backbone.stack.sites():
+            raise CheckFailure(f"The block has no module at the places declared for {site}: {places}.")
     _equal("number of blocks", len(backbone.stack.blocks), case.files.n_layers)
     _equal("d_model", backbone.d_model, case.files.d_model)
     points = [HookPoint(0, site) for site in backbone.stack.sites()]
@@ -151,36 +159,44 @@ def check_hidden_states(case: Case) -> None:
 
 def check_residual_stream(case: Case) -> None:
     """``attn_out`` and ``mlp_out`` are exactly what is added to the residual stream."""
-    kind = case.architecture.residual_of(case.backbone.model.config.to_dict())
+    config = case.backbone.model.config.to_dict()
+    kind = case.architecture.residual_of(config)
     sites = case.backbone.stack.sites()
     wanted = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-    missing = {site for site in wanted if site not in sites} - (
-        {"resid_mid"} if kind == "parallel" else set()
+    given_up = {site for site, places in case.architecture.exceptions(config).items() if not places}
+    missing = sorted(
+        set(wanted) - set(sites) - given_up - ({"resid_mid"} if kind == "parallel" else set())
     )
     if missing:
-        raise CheckFailure(
-            f"The blocks lack {', '.join(sorted(missing))}; they have {', '.join(sites)}."
-        )
+        hint = " Where attention and MLP read the same stream, declare residual='parallel'."
+        message = f"The blocks lack {', '.join(missing)}; they have {', '.join(sites)}."
+        raise CheckFailure(message + (hint if "resid_mid" in missing else ""))
     if kind == "parallel" and "resid_mid" in sites:
-        raise CheckFailure(
-            "Parallel blocks have nothing between attention and MLP; expected no resid_mid."
-        )
+        message = "Parallel blocks have nothing between attention and MLP; expected no resid_mid."
+        raise CheckFailure(message)
     for layer in {0, case.backbone.n_layers - 1}:
         read = case.read([HookPoint(layer, site) for site in wanted if site in sites])
-        x = {point.site: values for point, values in read.items()}
-        if kind == "parallel":
-            total = x["resid_pre"] + x["attn_out"] + x["mlp_out"]
-            _close(f"block {layer}: resid_post = resid_pre + attn_out + mlp_out", x["resid_post"], total,
-                   case.attended, LOOSE)  # fmt: skip
+        _check_sums(case, layer, kind, {point.site: values for point, values in read.items()})
+
+
+def _check_sums(case: Case, layer: int, kind: str, x: dict[str, torch.Tensor]) -> None:
+    if kind != "post_norm" and {"attn_out", "mlp_out"} <= x.keys():
+        total = x["resid_pre"] + x["attn_out"] + x["mlp_out"]
+        where = f"block {layer}: resid_post = resid_pre + attn_out + mlp_out"
+        if kind == "parallel" or "resid_mid" not in x:
+            _close(where, x["resid_post"], total, case.attended, LOOSE)
+    for after, before, added in (
+        ("resid_mid", "resid_pre", "attn_out"),
+        ("resid_post", "resid_mid", "mlp_out"),
+    ):
+        if kind == "parallel" or not {after, before, added} <= x.keys():
             continue
-        steps = (("resid_mid", "resid_pre", "attn_out"), ("resid_post", "resid_mid", "mlp_out"))
-        for after, before, added in steps:
-            total = x[before] + x[added]
-            where = f"block {layer}: {after} = {before} + {added}"
-            if kind == "pre_norm":
-                _close(where, x[after], total, case.attended, LOOSE)
-            else:
-                _affine(f"{where}, normed", x[after], _layer_norm(total), case.attended)
+        total = x[before] + x[added]
+        where = f"block {layer}: {after} = {before} + {added}"
+        if kind == "pre_norm":
+            _close(where, x[after], total, case.attended, LOOSE)
+        else:
+            _affine(f"{where}, normed", x[after], _layer_norm(total), case.attended)
 
 
 def check_mlp_sites(case: Case) -> None:

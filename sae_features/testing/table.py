@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sae_features.families import ModelFamily
+    from sae_features.testing.kit import CheckResult
 
 Row = dict[str, Any]
 
@@ -54,7 +55,7 @@ def check_installed(
         results = check_family(working[name], raises=False)
         for model in dict.fromkeys(result.model_type for result in results):
             own = [result for result in results if result.model_type == model]
-            messages = [f"{r.check}: {r.message}" for r in own if r.status in {"failed", "skipped"}]
+            messages = _grouped([r for r in own if r.status in {"failed", "skipped"}])
             counts = _counts([result.status for result in own])
             rows.append({**about, "model": model, **counts, "messages": messages, "error": None})
     return rows
@@ -63,15 +64,28 @@ def check_installed(
 def as_text(rows: Sequence[Row]) -> str:
     """Return rows as a table to read, with what failed below each."""
     width = max([len("model"), *(len(row["model"]) for row in rows)])
-    lines = [f"{'family':12}{'model':{width + 2}}passed  failed  skipped"]
+    first = max([10, *(len(row["family"]) for row in rows)]) + 2
+    lines = [f"{'family':{first}}{'model':{width + 2}}passed  failed  skipped"]
     for row in rows:
         if row["error"]:
-            lines.append(f"{row['family']:12}BROKEN: {row['error']}")
+            lines.append(f"{row['family']:{first}}BROKEN: {row['error']}")
             continue
         counts = f"{row['passed']:6}  {row['failed']:6}  {row['skipped']:7}"
-        lines.append(f"{row['family']:12}{row['model']:{width + 2}}{counts}")
-        lines += [f"{'':12}  {message}" for message in dict.fromkeys(row["messages"])]
+        lines.append(f"{row['family']:{first}}{row['model']:{width + 2}}{counts}")
+        lines += [f"{'':{first}}  {message}" for message in row["messages"]]
     return "\n".join(lines)
+
+
+def _grouped(results: Sequence[CheckResult]) -> list[str]:
+    """Return messages, each once, behind the names of the checks that gave it."""
+    by_message: dict[str, list[str]] = {}
+    for result in results:
+        by_message.setdefault(result.message, []).append(result.check)
+    lines = []
+    for message, checks in by_message.items():
+        more = f" and {len(checks) - 1} more" if len(checks) > 1 else ""
+        lines.append(f"{checks[0]}{more}: {message}")
+    return lines
 
 
 def _counts(statuses: Sequence[str]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,7 +116,7 @@ class TestActivations:
                 {"site": "mlp_normalized"},
                 f"^Got site='mlp_normalized', which block 2 .* it has {SITES_OF_BERT}.$",
             ),
-            ({"site": "resid"}, f"^Got site='resid', which block 2 .* it has {SITES_OF_BERT}.$"),
+            ({"site": "resid"}, "^Got site='resid', which block 2 .* Did you mean 'resid_pre'.$"),
             ({"site": "embedding"}, "^Got site='embedding' for a model whose files do not say how"),
             ({"max_length": 65}, "^Got max_length=65; this model takes at most 64 tokens"),
             ({"overflow": "cut"}, "^Got overflow='cut'"),
@@ -308,3 +309,40 @@ def test_two_threads_at_different_layers_get_their_own(bert):
     with ThreadPoolExecutor(3) as pool:
         for layer, values in pool.map(work, range(12)):
             np.testing.assert_array_equal(values, expected[layer])
+
+
+class TestSeveralPoints:
+    points = ((1, "resid_post"), (-1, "mlp_out"), "encoder.layer.0", "blocks.1.hook_resid_mid")
+
+    def test_each_by_what_was_asked_for_and_by_layer_and_site(self, bert):
+        acts = bert.activations(TEXTS[:1], points=list(self.points))
+        assert list(acts) == [(1, "resid_post"), (2, "mlp_out"), (0, "resid_post"), (1, "resid_mid")]
+        for point in self.points:
+            assert acts[point] is acts[bert.parse(point)]
+        assert "1 items, 8 tokens, d=32" in repr(acts[1, "resid_post"])
+
+    def test_another_one_is_missed_by_name(self, bert):
+        acts = bert.activations(TEXTS[:1], points=list(self.points))
+        with pytest.raises(
+            KeyError, match=r"Got \(2, 'resid_post'\); expected one of \(1, 'resid_post'\), .*"
+        ):
+            acts[2, "resid_post"]
+        assert (2, "resid_post") not in acts
+
+    def test_it_pickles(self, bert):
+        acts = bert.activations(TEXTS[:1], points=list(self.points))
+        copied = pickle.loads(pickle.dumps(acts))
+        np.testing.assert_array_equal(copied["encoder.layer.0"].values, acts["encoder.layer.0"].values)
+
+    @pytest.mark.parametrize(
+        ("points", "given"),
+        [("encoder.layer.0", "the hook point 'encoder.layer.0'"),
+         ((1, "resid_post"), r"the hook point \(1, 'resid_post'\)"), ([], "no hook points")],
+    )  # fmt: skip
+    def test_one_alone_is_to_be_wrapped(self, bert, points, given):
+        with pytest.raises(InvalidParameterError, match=f"^Got {given} as points; expected a list of"):
+            bert.activations(TEXTS[:1], points=points)
+
+    def test_widths_by_any_name(self, bert):
+        assert bert.width((-1, "mlp_hidden")) == bert.width("encoder.layer.2.output.dense.input") == 64
+        assert repr(bert) == "Backbone(BertModel, n_layers=3, d_model=32)"

@@ -118,6 +118,7 @@ class TestStack:
             bert.stack.tap(HookPoint(0, site))
         assert str(raised.value) == (
             f"Got site='{site}', which block 0 of this model does not have; it has {SITES_OF_BERT}."
+            + (" Did you mean 'resid_pre'?" if site == "resid" else "")
         )
 
     def test_exceptions_go_before_what_the_names_say(self, bert):

@@ -141,7 +141,7 @@ class TestNames:
         assert str(raised.value) == (
             "Got the hook point 'layers.2.mlp', which no site of this model stands for; expected a name "
             "such as 'blocks.3.hook_resid_post' or 'model.layers.3.output', or a pair (layer, site) "
-            f"with one of {SITES}, embedding."
+            f"with one of {SITES}."
         )
 
     def test_of_gemma_1_it_is(self, folder_of):

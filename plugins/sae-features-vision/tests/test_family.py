@@ -11,8 +11,9 @@ import transformers
 from PIL import Image
 
 from sae_features import list_families, load_backbone
+from sae_features.architectures import Architecture, Patches
 from sae_features.errors import InvalidParameterError
-from sae_features.families import API_VERSION, families
+from sae_features.families import API_VERSION, ModelFamily, families
 from sae_features.hook_point import HookPoint
 from sae_features.models import find_model
 from sae_features.testing import check_family, parametrize_with_family_checks, write_tiny
@@ -316,3 +317,10 @@ def test_a_prompt_is_refused(folder_of):
     with pytest.raises(InvalidParameterError) as raised:
         load_backbone(folder_of("vit")).activations(PICTURES, prompt="{}caption")
     assert str(raised.value) == ("Got prompt='{}caption'; this model takes images alone: leave it out.")
+
+
+def test_tokens_between_cls_and_patches_can_be_declared():
+    """DeiT has a distillation token."""
+    deit = Architecture("deit", (Patches(n_extra=1),), final_norm=False)
+    results = check_family(ModelFamily("more", (deit,)), raises=False)
+    assert {result.message for result in results if result.status == "failed"} == set()
