@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from sae_features import load_sae
+from sae_features.errors import SAEFormatError
 from sae_features.hook_point import HookPoint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transcoder" / "relu" / "files"
@@ -44,3 +46,22 @@ def test_without_a_configuration_only_the_output_is_known(weights):
     sae = load_sae(weights)
     assert (sae.hook_point, sae.hook_point_out) == (None, HookPoint(4, "mlp_out"))
     assert "hook_name" not in sae.metadata
+
+
+def test_of_topk_transcoders_the_k_largest_are_kept_whatever_their_sign(weights):
+    with weights.with_name("config.yaml").open("a") as config:
+        config.write("activation: topk\nk: 12\n")
+    sae = load_sae(weights)
+    assert (sae.architecture, sae.k) == ("topk", 12)
+    x = torch.randn(7, sae.d_in, generator=torch.Generator().manual_seed(0))
+    expected = x @ sae.W_enc + sae.b_enc
+    least = expected.topk(12, dim=1).values[:, -1:]
+    torch.testing.assert_close(sae.encode(x), expected.where(expected >= least, torch.zeros(())))
+    assert (sae.encode(x) < 0).any()
+
+
+def test_a_topk_transcoder_says_how_many(weights):
+    with weights.with_name("config.yaml").open("a") as config:
+        config.write("activation: topk\n")
+    with pytest.raises(SAEFormatError, match="config.yaml: "):
+        load_sae(weights)
