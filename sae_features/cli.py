@@ -144,7 +144,7 @@ def _info(options: argparse.Namespace) -> None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     from sae_features.assets import hub_is_offline
-    from sae_features.families import list_families
+    from sae_features.families import list_families, why_left_out
     from sae_features.packaged_assets import default_root
     from sae_features.store import memory
     from sae_features.weights import choose_device
@@ -160,7 +160,11 @@ def _info(options: argparse.Namespace) -> None:
         "devices": devices,
         "default_device": choose_device(None),
         "threads": torch.get_num_threads(),
-        "families": {name: f"{r.distribution} {r.version}" for name, r in list_families().items()},
+        "families": {
+            name: f"{found.distribution} {found.version}"
+            + (" (broken: sae-features plugins)" if why_left_out(name) else "")
+            for name, found in list_families().items()
+        },
         "default_model": _default_model(),
         "caches": {
             "hugging_face_hub": str(HF_HUB_CACHE),

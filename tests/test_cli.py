@@ -73,6 +73,8 @@ def test_plugins_show_what_is_broken(capsys, monkeypatch):
     assert rows["odd"]["status"] == "broken"
     assert "could not be imported: ModuleNotFoundError" in rows["odd"]["error"]
     assert rows["bert"]["status"] == "ok"
+    _, out, _ = run(capsys, "info", "--json")
+    assert json.loads(out)["families"]["odd"] == "sae-features-odd 1.0 (broken: sae-features plugins)"
 
 
 def test_inspect(capsys, tiny_sae_folder):
