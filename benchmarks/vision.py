@@ -4,7 +4,7 @@ python benchmarks/vision.py [--images 600] [--folds 5] [--json FILE]
 
 The set is ``textile`` of ``sae_features.packaged_assets`` (conformal-clip-data 0.1.4: simulated pictures
 in three classes); the SAE was trained on its training split without labels, so only pictures of the test
-split are used.  Regularisation is chosen inside each training fold, alike for all.
+split are used.  Scaling and regularisation are chosen inside each training fold, from one grid for all.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, StandardScaler
 
 from sae_features import ActivationFeaturizer, SAEFeaturizer
@@ -42,20 +43,17 @@ def main() -> None:
     latents = SAEFeaturizer(MODEL, pooling="max")
     latents.fit(files[:1])
     control = SAEFeaturizer(MODEL, layer=latents.layer_, sae=f"random:{latents.n_features_out_}:32")
-    hidden = ActivationFeaturizer(MODEL, layer=latents.layer_, pooling="mean")
+    hidden = ActivationFeaturizer(MODEL, layer=latents.layer_, pooling="max")
     warm([latents, control, hidden], files)
+    featurizers = {"SAE latents": latents, "random-weight SAE": control, "hidden states": hidden}
     methods: dict[str, Any] = {
-        "SAE latents, max": make_pipeline(latents, MaxAbsScaler(), classifier()),
-        "SAE latents, mean": make_pipeline(
-            SAEFeaturizer(MODEL, pooling="mean"), MaxAbsScaler(), classifier()
-        ),
-        "random-weight SAE, max": make_pipeline(control, MaxAbsScaler(), classifier()),
-        "hidden states, mean": make_pipeline(hidden, StandardScaler(), classifier()),
-        "hidden states, max": make_pipeline(
-            ActivationFeaturizer(MODEL, layer=latents.layer_), StandardScaler(), classifier()
-        ),
+        f"{name}, {pooling}": make_pipeline(clone(featurizer).set_params(pooling=pooling), classifier())
+        for name, featurizer in featurizers.items()
+        for pooling in ("max", "mean")
+    }
+    methods |= {
         f"pixels, {PIXELS[0]} x {PIXELS[1]}": make_pipeline(
-            FunctionTransformer(thumbnails), StandardScaler(), classifier()
+            FunctionTransformer(thumbnails), classifier()
         ),
         "chance": DummyClassifier(strategy="stratified", random_state=0),
     }
@@ -82,9 +80,11 @@ def pictures(n: int) -> tuple[list[str], np.ndarray]:
 
 
 def classifier() -> GridSearchCV:
-    """Return a logistic regression that chooses its regularisation by inner cross-validation."""
-    grid = {"C": [0.001, 0.01, 0.1, 1.0]}
-    return GridSearchCV(LogisticRegression(max_iter=2000), grid, cv=3, scoring="f1_macro")
+    """Return a logistic regression whose scaling and regularisation inner cross-validation chooses."""
+    scalers = ["passthrough", MaxAbsScaler(), StandardScaler(with_mean=False)]
+    grid = {"scale": scalers, "classify__C": [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]}
+    steps = [("scale", "passthrough"), ("classify", LogisticRegression(max_iter=2000))]
+    return GridSearchCV(Pipeline(steps), grid, cv=3, scoring="f1_macro")
 
 
 def thumbnails(files: list[str]) -> np.ndarray:
