@@ -98,6 +98,12 @@ def load_working(group: str) -> dict[str, Any]:
     return working
 
 
+def import_object(reference: str) -> Any:
+    """Import and return what ``"module:name"`` stands for."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def refresh() -> None:
     """Forget what was found, so that plugins installed meanwhile are seen."""
     importlib.invalidate_caches()

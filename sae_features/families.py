@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import reprlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,8 +106,7 @@ class ModelFamily:
 
     def backbone_class(self) -> Any:
         """Import and return the class that loads and runs the models."""
-        module, _, name = self.backbone.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return discovery.import_object(self.backbone)
 
     def architecture(self, model_type: object) -> Architecture | None:
         """Return the architecture of a ``model_type``, or None."""

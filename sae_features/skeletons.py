@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from sae_features.backbones.loading import load_config, quiet_transformers
 from sae_features.checkpoints import processor_files
 from sae_features.errors import CheckpointError
+from sae_features.sharing import Shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sae_features.families import ModelFamily
 
 MAX_SKELETONS = 8
-_skeletons: OrderedDict[tuple[str, ...], Any] = OrderedDict()
+_skeletons = Shared(MAX_SKELETONS)
 
 
 def skeleton_of(folder: Path, family: ModelFamily, architecture: Architecture) -> Any:
@@ -41,11 +41,7 @@ def skeleton_of(folder: Path, family: ModelFamily, architecture: Architecture) -
     """
     states = [f"{path.name}:{path.stat().st_mtime_ns}" for path in processor_files(folder)]
     key = (str(folder), family.name, repr(architecture), json.dumps(states))
-    if key not in _skeletons:
-        while len(_skeletons) >= MAX_SKELETONS:
-            _skeletons.popitem(last=False)
-        _skeletons[key] = _build(folder, family, architecture)
-    return _skeletons[key]
+    return _skeletons.get(key, lambda: _build(folder, family, architecture))
 
 
 def _build(folder: Path, family: ModelFamily, architecture: Architecture) -> Any:

@@ -5,16 +5,15 @@ Estimators hold names, not weights: clones, folds and pipelines share what is lo
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import InvalidParameterError
 from sae_features.models import ModelFiles, find_model
 from sae_features.parameters import check_device, check_dtype
+from sae_features.sharing import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
     from pathlib import Path
 
     from sae_features.saes.autoencoder import SparseAutoencoder
@@ -27,35 +26,8 @@ MAX_SAES = 8
 """SAEs kept at a time."""
 
 
-class _Shared:
-    """A small least-recently-used cache that makes each value once, also among threads."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._values: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.RLock()
-
-    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        with self._lock:
-            if key not in self._values:
-                while len(self._values) >= self.size:
-                    self._values.popitem(last=False)
-                self._values[key] = make()
-            self._values.move_to_end(key)
-            return self._values[key]
-
-    def clear(self) -> int:
-        with self._lock:
-            count = len(self._values)
-            self._values.clear()
-            return count
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-
-_backbones = _Shared(MAX_BACKBONES)
-_saes = _Shared(MAX_SAES)
+_backbones = Shared(MAX_BACKBONES)
+_saes = Shared(MAX_SAES)
 
 
 def load_backbone(model: str | Path, *, device: str | None = None, dtype: str | None = None) -> Any:

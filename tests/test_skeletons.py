@@ -12,6 +12,7 @@ from sae_features import skeletons
 from sae_features.errors import CheckpointError
 from sae_features.hook_point import HookPoint
 from sae_features.models import find_model
+from sae_features.sharing import Shared
 from sae_features.skeletons import MAX_SKELETONS, skeleton_of
 
 pytestmark = pytest.mark.usefixtures("tiny_family")
@@ -23,7 +24,7 @@ def skeleton(files):
 
 @pytest.fixture(autouse=True)
 def _no_skeletons(monkeypatch):
-    monkeypatch.setattr(skeletons, "_skeletons", type(skeletons._skeletons)())
+    monkeypatch.setattr(skeletons, "_skeletons", Shared(MAX_SKELETONS))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from sae_features.backbones.sites import count_layer, find_stack, parse_point, u
 from sae_features.backbones.tokens import TokenPolicy
 from sae_features.backbones.windows import Batch
 from sae_features.checkpoints import read_context
+from sae_features.discovery import import_object
 from sae_features.errors import InvalidParameterError
 from sae_features.hook_point import EMBEDDING, SITES, HookPoint
 from sae_features.items import check_items
@@ -107,7 +108,7 @@ class Backbone:
         config = load_config(folder)
         inputs: dict[Modality, InputReader] = {}
         for kind in architecture.inputs:
-            inputs[kind.modality] = _import(kind.reader).load(folder, kind, architecture, config)
+            inputs[kind.modality] = import_object(kind.reader).load(folder, kind, architecture, config)
         model, random_heads = load_model(
             folder, architecture.loader, device=device, dtype=getattr(torch, dtype)
         )
@@ -399,13 +400,6 @@ def _settle(config: Any) -> None:
             part.use_cache = False
         if hasattr(part, "reference_compile"):  # ModernBERT in transformers 4
             part.reference_compile = False
-
-
-def _import(path: str) -> Any:
-    import importlib
-
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _longest(model: Any, sizes: Any, tokenizer: Any) -> int:
