@@ -175,7 +175,7 @@ def extract(
     InvalidInputError
         If an image cannot be read, or activations are not finite.
     """
-    windows = backbone.windows(items, policy)
+    windows = backbone.windows(items, policy, positions)
     points = list(dict.fromkeys(reader.point for reader in readers))
     unfinished = _Unfinished(windows, will_run(windows, points), len(items), progress)
     kept: list[dict[int, Any]] = [{} for _ in readers]

@@ -95,12 +95,12 @@ class SaysOtherWidths(Backbone):
 class DropsThePrompt(TextInput):
     """Leaves the prompt out."""
 
-    def windows(self, items: Any, policy: Any) -> Any:
-        return super().windows(items, replace(policy, prompt=None))
+    def windows(self, items: Any, policy: Any, positions: Any = None) -> Any:
+        return super().windows(items, replace(policy, prompt=None), positions)
 
 
 class CountsEverything(TextInput):
     """Counts what the tokenizer adds as content."""
 
-    def windows(self, items: Any, policy: Any) -> Any:
-        return super().windows(items, replace(policy, tokens="all"))
+    def windows(self, items: Any, policy: Any, positions: Any = None) -> Any:
+        return super().windows(items, replace(policy, tokens="all"), positions)

@@ -323,7 +323,7 @@ class TestScikitLearn:
         monkeypatch.setattr(
             Backbone,
             "windows",
-            lambda self, items, policy: seen.extend(items.values) or windows(self, items, policy),
+            lambda self, items, *rest: seen.extend(items.values) or windows(self, items, *rest),
         )
         pipeline = make_pipeline(SAEFeaturizer(tiny_bert, sae=sae), LogisticRegression())
         grid = {
@@ -477,7 +477,7 @@ class TestWarm:
         monkeypatch.setattr(
             Backbone,
             "windows",
-            lambda self, items, policy: seen.append(len(items)) or windows(self, items, policy),
+            lambda self, items, *rest: seen.append(len(items)) or windows(self, items, *rest),
         )
         return seen
 

@@ -60,9 +60,9 @@ def seen(monkeypatch):
     texts_seen = []
     genuine = Backbone.windows
 
-    def windows(self, items, policy):
+    def windows(self, items, policy, positions=None):
         texts_seen.extend(items.values)
-        return genuine(self, items, policy)
+        return genuine(self, items, policy, positions)
 
     monkeypatch.setattr(Backbone, "windows", windows)
     return texts_seen
@@ -316,9 +316,9 @@ class TestWhatTheSAESays:
         policies = []
         genuine = Backbone.windows
 
-        def windows(self, items, policy):
+        def windows(self, items, policy, positions=None):
             policies.append(policy)
-            return genuine(self, items, policy)
+            return genuine(self, items, policy, positions)
 
         monkeypatch.setattr(Backbone, "windows", windows)
         folder = tiny_sae_folder(metadata={"prepend_bos": says})

@@ -300,9 +300,14 @@ class Backbone:
             raise InvalidParameterError(message)
         return TokenPolicy(max_length=max_length, **choices)
 
-    def windows(self, items: Items, policy: TokenPolicy) -> Windows:
-        """Return what the model sees at a time: windows of texts, or images."""
-        return self.inputs[items.modality].windows(items.values, policy)
+    def windows(
+        self, items: Items, policy: TokenPolicy, positions: Sequence[int] | None = None
+    ) -> Windows:
+        """Return what the model sees at a time: windows of texts, or images.
+
+        ``positions`` are what an error calls each item; its place in ``items`` if not given.
+        """
+        return self.inputs[items.modality].windows(items.values, policy, positions)
 
     def run(
         self,

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from sae_features.backbones.loading import load_tokenizer
-from sae_features.backbones.patches import open_pictures
+from sae_features.backbones.patches import open_pictures, size_of
 from sae_features.backbones.pixels import Pixels
 from sae_features.backbones.windows import Windows, position_of
-from sae_features.errors import CheckpointError, InvalidInputError, InvalidParameterError
+from sae_features.errors import CheckpointError, InvalidParameterError
 from sae_features.images import PatchGrid
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class ImageTokenInput:
         token = int(next(getattr(config, name) for name in names if hasattr(config, name)))
         return cls(processor, pixels, image_token_id=token, image_first=declared.image_first)
 
-    def windows(self, items: Sequence[Picture], policy: TokenPolicy) -> Windows:
+    def windows(
+        self, items: Sequence[Picture], policy: TokenPolicy, positions: Sequence[int] | None = None
+    ) -> Windows:
         """Return one window per image; of files only headers are read."""
         layout = self._layout(policy.prompt)
         blank = _blank_inputs(self.processor, layout)
@@ -96,10 +98,7 @@ class ImageTokenInput:
         mask = np.ones(len(ids), bool) if policy.tokens == "all" else is_image
         windows = Windows("image", items=list(range(len(items))), pictures=list(items), grids=[])
         for item, picture in enumerate(items):
-            try:
-                _, box = self.pixels.frame(picture.size)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"Item {position_of(item, None)}: {error}") from error
+            _, box = self.pixels.frame(size_of(picture, position_of(item, positions)))
             windows.grids.append(PatchGrid(side, side, box))  # type: ignore[union-attr]
             windows.counted.append(mask)
             windows.ids.append(ids)

@@ -73,7 +73,9 @@ class PatchInput:
         """Look whether the model can interpolate its positions when told so."""
         self.interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
-    def windows(self, items: Sequence[Picture], policy: TokenPolicy) -> Windows:
+    def windows(
+        self, items: Sequence[Picture], policy: TokenPolicy, positions: Sequence[int] | None = None
+    ) -> Windows:
         """Return one window per image; of files only headers are read."""
         if policy.prompt is not None:
             message = f"Got prompt={policy.prompt!r}; this model takes images alone: leave it out."
@@ -81,7 +83,8 @@ class PatchInput:
         windows = Windows("image", items=list(range(len(items))), pictures=list(items), grids=[])
         masks: dict[int, np.ndarray] = {}
         for item, picture in enumerate(items):
-            grid = self._grid(_size_of(picture, item), item)
+            position = position_of(item, positions)
+            grid = self._grid(size_of(picture, position), position)
             n_patches = grid.rows * grid.columns
             if n_patches not in masks:
                 masks[n_patches] = np.ones(self.n_prefix + n_patches, bool)
@@ -104,10 +107,10 @@ class PatchInput:
             inputs["interpolate_pos_encoding"] = True
         return inputs
 
-    def _grid(self, size: tuple[int, int], item: int) -> PatchGrid:
+    def _grid(self, size: tuple[int, int], position: int) -> PatchGrid:
         shape, (left, top, right, bottom) = self.pixels.frame(size)
         rows, columns = shape[0] // self.patch_size[0], shape[1] // self.patch_size[1]
-        check_large_enough(rows, columns, shape, item)
+        check_large_enough(rows, columns, shape, position)
         # Pixels that are left over on the right and at the bottom belong to no patch.
         width = (right - left) * columns * self.patch_size[1] / shape[1]
         height = (bottom - top) * rows * self.patch_size[0] / shape[0]
@@ -126,11 +129,12 @@ def open_pictures(windows: Windows, chosen: np.ndarray, positions: Sequence[int]
     return opened
 
 
-def _size_of(picture: Picture, item: int) -> tuple[int, int]:
+def size_of(picture: Picture, position: int) -> tuple[int, int]:
+    """Return width and height of an upright picture; an error names the item by its position."""
     try:
         return picture.size
     except InvalidInputError as error:
-        raise InvalidInputError(f"Item {item}: {error}") from error
+        raise InvalidInputError(f"Item {position}: {error}") from error
 
 
 def _pair(size: Any) -> tuple[int, int]:

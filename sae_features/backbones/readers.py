@@ -20,8 +20,13 @@ class InputReader(Protocol):
 
     modality: Modality
 
-    def windows(self, items: Sequence[Any], policy: TokenPolicy) -> Windows:
-        """Return the windows of items; nothing dear is done for it."""
+    def windows(
+        self, items: Sequence[Any], policy: TokenPolicy, positions: Sequence[int] | None = None
+    ) -> Windows:
+        """Return the windows of items; nothing dear is done for it.
+
+        ``positions`` are what an error calls each item.
+        """
 
     def model_inputs(
         self, windows: Windows, chosen: np.ndarray, positions: Sequence[int] | None

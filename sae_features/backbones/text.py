@@ -47,7 +47,12 @@ class TextInput:
         """
         return cls(load_tokenizer(folder), first_token_is_sink=declared.first_token_is_sink)
 
-    def windows(self, items: Sequence[str], policy: TokenPolicy) -> Windows:
+    def windows(
+        self,
+        items: Sequence[str],
+        policy: TokenPolicy,
+        positions: Sequence[int] | None = None,  # noqa: ARG002
+    ) -> Windows:
         """Return the token windows of texts."""
         return tokenize(self.tokenizer, items, policy, first_token_is_sink=self.first_token_is_sink)
 

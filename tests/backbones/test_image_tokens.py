@@ -142,8 +142,12 @@ class TestWindows:
     def test_what_is_no_picture_names_its_item(self, paligemma, tmp_path):
         path = tmp_path / "notes.png"
         path.write_text("notes")
-        with pytest.raises(InvalidInputError, match="^Item 1: The file 'notes.png' is not a picture"):
-            paligemma.windows(check_images([PICTURES[0], path]), TokenPolicy(1))
+        pictures = check_images([PICTURES[0], path])
+        for positions, position in ((None, 1), ([2, 7], 7)):
+            with pytest.raises(
+                InvalidInputError, match=f"^Item {position}: The file 'notes.png' is not a picture"
+            ):
+                paligemma.windows(pictures, TokenPolicy(1), positions)
 
     def test_a_number_that_is_no_square(self, folders):
         reader = reader_of(folders["paligemma"], PALIGEMMA)

@@ -153,8 +153,12 @@ class TestWindows:
         path = tmp_path / "notes.png"
         path.write_text("notes")
         reader = reader_of(write(tmp_path))
-        with pytest.raises(InvalidInputError, match="^Item 1: The file 'notes.png' is not a picture"):
-            reader.windows(check_images([ramps(9, 9), path]), CONTENT)
+        pictures = check_images([ramps(9, 9), path])
+        for positions, position in ((None, 1), ([2, 7], 7)):
+            with pytest.raises(
+                InvalidInputError, match=f"^Item {position}: The file 'notes.png' is not a picture"
+            ):
+                reader.windows(pictures, CONTENT, positions)
 
 
 class TestInterpolation:

@@ -10,9 +10,9 @@ import torch
 import transformers
 from PIL import Image
 
-from sae_features import list_families, load_backbone
+from sae_features import ActivationFeaturizer, list_families, load_backbone
 from sae_features.architectures import Architecture, Patches
-from sae_features.errors import InvalidParameterError
+from sae_features.errors import InvalidInputError, InvalidParameterError
 from sae_features.families import API_VERSION, ModelFamily, families
 from sae_features.hook_point import HookPoint
 from sae_features.models import find_model
@@ -324,3 +324,13 @@ def test_tokens_between_cls_and_patches_can_be_declared():
     deit = Architecture("deit", (Patches(n_extra=1),), final_norm=False)
     results = check_family(ModelFamily("more", (deit,)), raises=False)
     assert {result.message for result in results if result.status == "failed"} == set()
+
+
+def test_an_error_names_the_item_by_its_place(folder_of, tmp_path):
+    """Repeats and what the store has do not run, and are counted all the same."""
+    notes = tmp_path / "notes.png"
+    notes.write_text("notes")
+    featurizer = ActivationFeaturizer(str(folder_of("vit"))).fit(PICTURES)
+    featurizer.transform(PICTURES[:1])
+    with pytest.raises(InvalidInputError, match="^Item 3: The file 'notes.png' is not a picture"):
+        featurizer.transform([PICTURES[1], PICTURES[0], PICTURES[1], notes])
