@@ -61,21 +61,3 @@ def gated(
     """Return gated magnitudes; ``pre`` is without a bias (arXiv 2404.16014, eq. 5 to 7)."""
     magnitudes = torch.addcmul(b_mag, pre, r_mag.exp()).relu()
     return torch.where(pre + b_gate > 0, magnitudes, 0)
-
-
-def topk(
-    pre: torch.Tensor, k: int, selection_scale: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k largest of each row and their indices, compared after a scale if there is one."""
-    if selection_scale is None:
-        values, indices = pre.topk(k, dim=-1, sorted=False)
-        return values, indices
-    indices = (pre * selection_scale).topk(k, dim=-1, sorted=False).indices
-    return pre.gather(-1, indices), indices
-
-
-def groupmax(pre: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the largest of each of k groups of neighbours, if it is positive, and their indices."""
-    values, within = pre.unflatten(-1, (k, -1)).max(dim=-1)
-    starts = torch.arange(0, pre.shape[-1], pre.shape[-1] // k, device=pre.device)
-    return values.relu(), within + starts

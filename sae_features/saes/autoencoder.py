@@ -17,7 +17,7 @@ from sae_features.errors import (
     expected_one_of,
 )
 from sae_features.parameters import check_dtype
-from sae_features.saes.activations import gated, groupmax, jumprelu, normalize, topk
+from sae_features.saes.activations import gated, jumprelu, normalize
 from sae_features.saes.conventions import (
     ARCHITECTURES,
     OPTIONAL_TENSORS,
@@ -27,6 +27,7 @@ from sae_features.saes.conventions import (
     digest_of,
     expected_shapes,
 )
+from sae_features.saes.firing import above, largest, largest_of_groups
 from sae_features.saes.labels import neuronpedia_url
 from sae_features.saes.provenance import ATTRIBUTE
 
@@ -44,9 +45,13 @@ TENSORS = (
 )  # fmt: skip
 """Names of all tensors that an SAE of some architecture has."""
 CHUNK_BYTES = 64 * 2**20
-"""Memory for pre-activations of all latents at a time."""
+"""Most memory for pre-activations of all latents at a time, unless a single row takes more."""
+CACHE_BYTES = 8 * 2**20
+"""What a processor keeps close: pre-activations are read several times."""
 CHUNK_ROWS = 64
-"""Least number of rows at a time, however wide the SAE: fewer make the multiplication slow."""
+"""Rows at a time that the multiplication needs to be fast, if they fit into ``CHUNK_BYTES``."""
+GPU_BYTES = 2**30
+"""The most on a GPU, which is fast at many rows only; less where less is free."""
 
 
 class SparseLatents(NamedTuple):
@@ -306,7 +311,7 @@ class SparseAutoencoder:
         tensor of shape (n, n_latents)
             Dense; see :meth:`encode_sparse`.
         """
-        return self._activate(self._pre_activations(self._normalize(self._rows(x))[0]))
+        return self.activate(self._pre_activations(self._normalize(self._rows(x))[0]))
 
     def encode_sparse(self, x: torch.Tensor) -> SparseLatents:
         """Return only the latents that fire; equal to :meth:`encode`.
@@ -321,9 +326,48 @@ class SparseAutoencoder:
         SparseLatents
             ``values``, ``indices`` and ``counts`` per row.
         """
-        rows = max(CHUNK_ROWS, CHUNK_BYTES // (self.n_latents * self.W_enc.element_size()))
-        parts = [self._encode_chunk(chunk) for chunk in torch.split(torch.as_tensor(x), rows)]
+        parts = [self.firing(pre) for pre in self.pre_activations(x)]
         return SparseLatents(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+    def pre_activations(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield pre-activations of consecutive rows, in chunks of bounded memory (one if empty).
+
+        Each chunk is overwritten by the next one.  Those of a gated SAE are without a bias.
+
+        Parameters
+        ----------
+        x : tensor or ndarray of shape (n, d_in)
+
+        Yields
+        ------
+        tensor of shape (rows, n_latents)
+        """
+        given = _real_rows("x", x, self.d_in)
+        wants_grad = torch.is_grad_enabled() and (given.requires_grad or self.W_enc.requires_grad)
+        rows, start, out = self._chunk_rows(), 0, None
+        while start < len(given) or start == 0:
+            chunk = given[start : start + rows]
+            try:
+                if out is None and not wants_grad:
+                    out = self.W_enc.new_empty(min(rows, len(given)), self.n_latents)
+                normalized = self._normalize(chunk.to(self.W_enc))[0]
+                pre = self._pre_activations(normalized, None if out is None else out[: len(chunk)])
+            except torch.cuda.OutOfMemoryError:
+                if rows == 1:
+                    raise
+                rows, out = (rows + 1) // 2, None
+                torch.cuda.empty_cache()
+                continue
+            yield pre
+            start += max(1, len(chunk))
+
+    def _chunk_rows(self) -> int:
+        """Return how many rows are encoded at a time."""
+        row = self.n_latents * self.W_enc.element_size()
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            return int(max(1, min(GPU_BYTES, free // 8) // row))
+        return max(1, CACHE_BYTES // row, min(CHUNK_ROWS, CHUNK_BYTES // row))
 
     def decode(self, f: torch.Tensor | SparseLatents) -> torch.Tensor:
         """Return the activations that latents stand for.
@@ -359,7 +403,7 @@ class SparseAutoencoder:
         """
         rows = self._rows(x)
         normalized, restore = self._normalize(rows)
-        latents = self._activate(self._pre_activations(normalized))
+        latents = self.activate(self._pre_activations(normalized))
         decoded = self._decode(latents)
         if self.W_skip is not None:
             decoded = torch.addmm(decoded, rows, self.W_skip)
@@ -485,43 +529,85 @@ class SparseAutoencoder:
     def _normalize(self, x: torch.Tensor) -> tuple[torch.Tensor, Restore]:
         return normalize(x, self.input_norm, self.norm_scale)
 
-    def _pre_activations(self, normalized: torch.Tensor) -> torch.Tensor:
+    def _pre_activations(
+        self, normalized: torch.Tensor, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return pre-activations; those of a gated SAE are without a bias."""
         if self.subtract_b_dec:
             normalized = normalized - self.b_dec
         if self.b_enc is None:
-            return normalized @ self.W_enc
-        return torch.addmm(self.b_enc, normalized, self.W_enc)
+            return torch.mm(normalized, self.W_enc, out=out)
+        return torch.addmm(self.b_enc, normalized, self.W_enc, out=out)
 
-    def _activate(self, pre: torch.Tensor) -> torch.Tensor:
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether no latent is ever below 0."""
+        return self.topk_relu or self.architecture != "topk"
+
+    def activate(self, pre: torch.Tensor) -> torch.Tensor:
+        """Return latents, dense, of pre-activations as :meth:`pre_activations` gives them.
+
+        Parameters
+        ----------
+        pre : tensor of shape (n, n_latents)
+
+        Returns
+        -------
+        tensor of shape (n, n_latents)
+        """
         if self.architecture in WITH_K:
-            values, indices = self._select(pre)
-            return torch.zeros_like(pre).scatter(-1, indices, values)
+            flat = self._positions(pre)
+            kept = torch.zeros_like(pre).view(-1).scatter(0, flat, pre.reshape(-1)[flat])
+            return kept.view_as(pre)
         if self.b_gate is not None and self.r_mag is not None and self.b_mag is not None:
             return gated(pre, self.b_gate, self.r_mag, self.b_mag)
         return pre.relu() if self.threshold is None else jumprelu(pre, self.threshold)
 
-    def _select(self, pre: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values and indices, each of shape (n, k), of the latents that may fire."""
-        if self.k is None:  # excluded by __post_init__; tells the type checker
-            raise SAEFormatError("This architecture needs k.")
-        if self.architecture == "groupmax":
-            return groupmax(pre, self.k)
-        values, indices = topk(pre, self.k, self.selection_scale)
-        return (values.relu() if self.topk_relu else values), indices
+    @property
+    def is_monotone(self) -> bool:
+        """Whether each latent is a function of its own pre-activation, at least 0, that never falls."""
+        return self.architecture not in WITH_K
 
-    def _encode_chunk(self, x: torch.Tensor) -> SparseLatents:
-        if self.architecture in WITH_K:
-            values, indices = self._select(self._pre_activations(self._normalize(self._rows(x))[0]))
-            indices, order = indices.sort(dim=-1)
-            values = values.gather(-1, order)
-            fires = values != 0
-            return SparseLatents(values[fires], indices[fires], fires.sum(dim=-1))
-        latents = self.encode(x)
-        rows, indices = latents.nonzero(as_tuple=True)
-        return SparseLatents(
-            latents[rows, indices], indices, torch.bincount(rows, minlength=len(latents))
-        )
+    def firing(self, pre: torch.Tensor) -> SparseLatents:
+        """Return the latents that fire, of pre-activations as :meth:`pre_activations` gives them.
+
+        Parameters
+        ----------
+        pre : tensor of shape (n, n_latents), contiguous
+
+        Returns
+        -------
+        SparseLatents
+        """
+        flat = self._positions(pre)
+        rows = torch.div(flat, self.n_latents, rounding_mode="floor")
+        values, indices = pre.reshape(-1)[flat], flat - rows * self.n_latents
+        if self.b_mag is not None and self.r_mag is not None:
+            values = torch.addcmul(self.b_mag[indices], values, self.r_mag[indices].exp())
+            fires = values > 0
+        else:
+            fires = values != 0  # a top-k may keep zeros
+        if not bool(fires.all()):
+            values, indices, rows = values[fires], indices[fires], rows[fires]
+        return SparseLatents(values, indices, torch.bincount(rows, minlength=len(pre)))
+
+    def _positions(self, pre: torch.Tensor) -> torch.Tensor:
+        """Return where latents may fire, as positions in the flattened pre-activations, ascending."""
+        if self.k is None:
+            return above(pre, self._bound)
+        if self.architecture == "groupmax":
+            return largest_of_groups(pre, self.k)
+        if self.selection_scale is None:
+            return largest(pre, self.k, positive=self.topk_relu)
+        flat = largest(pre * self.selection_scale, self.k, positive=False)
+        return flat[pre.reshape(-1)[flat] > 0] if self.topk_relu else flat
+
+    @cached_property
+    def _bound(self) -> torch.Tensor | None:
+        """What pre-activations must exceed to fire, at least 0; for gates whatever it is."""
+        if self.b_gate is not None:
+            return -self.b_gate
+        return None if self.threshold is None else self.threshold.relu()
 
     def _decode(self, f: torch.Tensor | SparseLatents) -> torch.Tensor:
         if self.W_dec is None:

@@ -328,7 +328,7 @@ def test_encode_sparse_equals_encode(variant, shape, seed, chunk, data):
     sae = replace(sae, **whole)
     x = torch.from_numpy(rows(n, seed=seed, d_in=d_in)).mul(2).round()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autoencoder, "CHUNK_BYTES", chunk)
+        patch.setattr(autoencoder, "CACHE_BYTES", chunk)
         patch.setattr(autoencoder, "CHUNK_ROWS", 1)
         sparse = sae.encode_sparse(x)
     assert torch.equal(dense(sparse, n_latents), sae.encode(x))
@@ -339,18 +339,10 @@ def test_chunks_do_not_show(variant, monkeypatch):
     sae = make_sae(variant)
     x = torch.from_numpy(rows(50))
     whole = sae.encode_sparse(x)
-    monkeypatch.setattr(autoencoder, "CHUNK_BYTES", 7 * N_LATENTS * 8)  # 7 rows at a time …
+    monkeypatch.setattr(autoencoder, "CACHE_BYTES", 7 * N_LATENTS * 8)  # 7 rows at a time …
     monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 1)  # … where that is not too few
-    sizes = []
-    encode_chunk = SparseAutoencoder._encode_chunk
-
-    def spy(self, chunk):
-        sizes.append(len(chunk))
-        return encode_chunk(self, chunk)
-
-    monkeypatch.setattr(SparseAutoencoder, "_encode_chunk", spy)
+    assert [len(chunk) for chunk in sae.pre_activations(x)] == [7] * 7 + [1]
     chunked = sae.encode_sparse(x)
-    assert sizes == [7] * 7 + [1]
     assert torch.equal(chunked.counts, whole.counts)
     assert torch.equal(chunked.indices, whole.indices)
     torch.testing.assert_close(chunked.values, whole.values, rtol=1e-12, atol=1e-12)
