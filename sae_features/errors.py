@@ -49,6 +49,10 @@ class MissingDependencyError(SAEFeaturesError, ImportError):
     """An optional package is needed and not installed."""
 
 
+class StoreError(SAEFeaturesError, RuntimeError):
+    """A store of values cannot be used: its place, its schema or its files."""
+
+
 class SAEFeaturesWarning(UserWarning):
     """Root of all warnings issued by this library."""
 

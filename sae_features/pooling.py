@@ -6,13 +6,14 @@ where the latent does not fire at every token, 0.  An item without tokens gives 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from sae_features.errors import InvalidParameterError, expected_one_of
 from sae_features.parameters import ACTIVATION_POOLINGS, POOLINGS
+from sae_features.pooled import PooledCodes
 from sae_features.ragged import TokenCodes, offsets_of
 
 if TYPE_CHECKING:
@@ -49,44 +50,114 @@ def pool_codes(codes: TokenCodes, pooling: Pooling, *, token_top_n: int | None =
     if token_top_n is not None:
         codes = keep_token_top_n(codes, token_top_n)
 
-    # Latent-major order, items ascending within a latent: a transposition is a counting sort.
-    by_latent = codes.tocsr().tocsc()
-    token_items = np.repeat(np.arange(len(codes)), np.diff(codes.item_offsets))
-    items = token_items[by_latent.indices]
-    latents = np.repeat(np.arange(codes.n_latents), np.diff(by_latent.indptr))
-    is_start = np.ones(len(items), bool)
-    is_start[1:] = (items[1:] != items[:-1]) | (latents[1:] != latents[:-1])
-    starts = np.flatnonzero(is_start)
-    fires = np.diff(np.append(starts, len(items)))
-    pooled = _reduce(by_latent.data, starts, fires, n_tokens[items[starts]], pooling)
-
-    indptr = np.searchsorted(latents[starts], np.arange(codes.n_latents + 1))
-    shape = (len(codes), codes.n_latents)
-    pooled_by_latent = sp.csc_matrix(
-        (pooled.astype(np.float32), items[starts].astype(np.int32), indptr), shape=shape
-    )
-    rows = pooled_by_latent.tocsr()
+    runs = _runs(codes)
+    pooled = _reduce(runs, n_tokens[runs.items], pooling)
+    rows = sp.csc_matrix(
+        (pooled.astype(np.float32), runs.items.astype(np.int32), runs.indptr),
+        shape=(len(codes), codes.n_latents),
+    ).tocsr()
     rows.eliminate_zeros()
     return rows
 
 
-def _reduce(
-    values: np.ndarray, starts: np.ndarray, fires: np.ndarray, n_tokens: np.ndarray, pooling: str
-) -> np.ndarray:
-    """Reduce runs of values (one run per item and latent) to one value each."""
-    if len(starts) == 0:
+def pool_each(codes: TokenCodes) -> list[PooledCodes]:
+    """Pool token codes in all ways at once, item by item.
+
+    Parameters
+    ----------
+    codes : TokenCodes
+        Codes of ``n_items`` items.
+
+    Returns
+    -------
+    list of PooledCodes
+        Each pools to what :func:`pool_codes` gives, before zeros are dropped.
+    """
+    if len(codes) == 0:
+        return []
+    n_tokens = np.diff(codes.item_offsets)
+    runs = _runs(codes)
+    # To item-major order, again by a transposition.
+    order = sp.csc_matrix(
+        (np.arange(len(runs.items)), runs.items, runs.indptr), shape=(len(codes), codes.n_latents)
+    ).tocsr()
+    counts = runs.fires[order.data].astype(np.int32)
+    maxima = _reduce(runs, n_tokens[runs.items], "max")[order.data].astype(np.float32)
+    totals = _reduce(runs, n_tokens[runs.items], "sum")[order.data].astype(np.float64)
+    indices = order.indices.astype(np.int32, copy=False)
+    first, last = (_one_token(codes, last=last) for last in (False, True))
+    columns = (np.split(column, order.indptr[1:-1]) for column in (indices, maxima, totals, counts))
+    pooled = []
+    for *arrays, of_first, of_last, n in zip(
+        *columns, _entries(first), _entries(last), n_tokens, strict=True
+    ):
+        own = [array.copy() for array in (*arrays, *of_first, *of_last)]
+        pooled.append(PooledCodes(*own, int(n)))  # type: ignore[call-arg]
+    return pooled
+
+
+def rows_of_matrix(rows: sp.csr_matrix) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the indices and values of each row (at least one)."""
+    bounds = rows.indptr[1:-1]
+    indices = rows.indices.astype(np.int32, copy=False)
+    return list(zip(np.split(indices, bounds), np.split(rows.data, bounds), strict=True))
+
+
+def _entries(codes: TokenCodes) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the indices and values of all entries of each item, of at most one token."""
+    bounds = codes.token_offsets[codes.item_offsets][1:-1]
+    indices = codes.indices.astype(np.int32, copy=False)
+    return list(zip(np.split(indices, bounds), np.split(codes.values, bounds), strict=True))
+
+
+class _Runs(NamedTuple):
+    """Entries in latent-major order, items ascending within a latent: one run per item and latent."""
+
+    values: np.ndarray
+    starts: np.ndarray
+    fires: np.ndarray
+    """At how many tokens: the lengths of the runs."""
+    items: np.ndarray
+    """Of each run."""
+    indptr: np.ndarray
+    """Runs of each latent."""
+
+
+def _runs(codes: TokenCodes) -> _Runs:
+    """Bring codes into latent-major order: a transposition is a counting sort."""
+    by_latent = codes.tocsr().tocsc()
+    token_items = np.repeat(np.arange(len(codes), dtype=np.int32), np.diff(codes.item_offsets))
+    items = token_items[by_latent.indices]
+    is_start = np.empty(len(items), bool)
+    is_start[:1] = True
+    np.not_equal(items[1:], items[:-1], out=is_start[1:])
+    firsts = by_latent.indptr[:-1]
+    is_start[firsts[firsts < len(items)]] = True
+    starts = np.flatnonzero(is_start)
+    return _Runs(
+        by_latent.data,
+        starts,
+        np.diff(starts, append=len(items)),
+        items[starts],
+        np.searchsorted(starts, by_latent.indptr),
+    )
+
+
+def _reduce(runs: _Runs, n_tokens: np.ndarray, pooling: str) -> np.ndarray:
+    """Reduce runs of values to one value each."""
+    if len(runs.starts) == 0:
         return np.empty(0, np.float32)
     if pooling == "count":
-        return fires
+        return runs.fires
     if pooling == "max":
-        largest = np.maximum.reduceat(values, starts)
-        return np.where(fires < n_tokens, np.maximum(largest, 0), largest)
-    total = np.add.reduceat(values, starts, dtype=np.float64)
+        largest = np.maximum.reduceat(runs.values, runs.starts)
+        return np.where(runs.fires < n_tokens, np.maximum(largest, 0), largest)
+    total = np.add.reduceat(runs.values, runs.starts, dtype=np.float64)
     return total / n_tokens if pooling == "mean" else total
 
 
 def _one_token(codes: TokenCodes, *, last: bool) -> TokenCodes:
-    """Keep the first or the last token of each item."""
+    """Keep the first or the last token of each item; items without tokens keep none."""
     has_tokens = np.diff(codes.item_offsets) > 0
     chosen = (codes.item_offsets[1:] - 1 if last else codes.item_offsets[:-1])[has_tokens]
     kept = codes.tocsr()[chosen]

@@ -91,8 +91,8 @@ class TokenCodes:
 
     Attributes
     ----------
-    indices : ndarray of shape (nnz,), int32
-        Latents that fire, ascending within a token.
+    indices : ndarray of shape (nnz,), uint16 or int32
+        Latents that fire, ascending within a token; uint16 where there are at most 65,536.
     values : ndarray of shape (nnz,), float32
         How strongly; never 0.
     token_offsets : ndarray of shape (n_tokens + 1,), int64
@@ -163,9 +163,10 @@ class TokenCodes:
         return sum(array.nbytes for array in arrays)
 
     def tocsr(self) -> sp.csr_matrix:
-        """Return a sparse matrix of shape (n_tokens, n_latents) that shares the arrays."""
+        """Return a sparse matrix of shape (n_tokens, n_latents) that shares the values."""
         shape = (len(self.token_offsets) - 1, self.n_latents)
-        return sp.csr_matrix((self.values, self.indices, self.token_offsets), shape=shape)
+        indices = self.indices.astype(np.int32, copy=False)
+        return sp.csr_matrix((self.values, indices, self.token_offsets), shape=shape)
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenCodes], n_latents: int) -> TokenCodes:
@@ -179,13 +180,18 @@ class TokenCodes:
             Number of latents.
         """
         return cls(
-            np.concatenate([np.empty(0, np.int32), *(part.indices for part in parts)]),
+            np.concatenate([part.indices for part in parts] or [np.empty(0, index_type(n_latents))]),
             np.concatenate([np.empty(0, np.float32), *(part.values for part in parts)]),
             join_offsets([part.token_offsets for part in parts]),
             join_offsets([part.item_offsets for part in parts]),
             n_latents,
             join_grids(parts),
         )
+
+
+def index_type(n_latents: int) -> type[np.generic]:
+    """Return the type that numbers of latents are kept in."""
+    return np.uint16 if n_latents <= 2**16 else np.int32
 
 
 def join_grids(parts: Sequence[TokenCodes]) -> tuple[PatchGrid, ...] | None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from sae_features import discovery, families, weights
+from sae_features import discovery, families, pooled_rows, weights
 from sae_features.families import ModelFamily, ModelSource, SAESource
 from sae_features.models import ModelFiles
-from sae_features.store import memory
+from sae_features.store import memory, session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +31,8 @@ def _fresh_process() -> Iterator[None]:
     yield
     weights.release_weights()
     memory.SHARED.clear()
+    pooled_rows.DERIVED.clear()
+    session.release()
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def token_codes(draw, max_items=4):
     ]
     entries = [sorted(row.items()) for row in rows]
     return TokenCodes(
-        np.array([i for row in entries for i, _ in row], np.int32),
+        np.array([i for row in entries for i, _ in row], np.uint16),
         np.array([v for row in entries for _, v in row], np.float32),
         offsets_of(np.array([len(row) for row in entries], np.int64)),
         offsets_of(np.array(lengths, np.int64)),
@@ -122,7 +122,7 @@ def test_an_item_does_not_hold_on_to_the_rest(codes):
         item = codes[i]
         assert not np.shares_memory(item.indices, codes.indices)
         assert not np.shares_memory(item.values, codes.values)
-        assert item.nbytes == 8 * len(item.values) + 8 * len(item.token_offsets) + 16
+        assert item.nbytes == 6 * len(item.values) + 8 * len(item.token_offsets) + 16
 
 
 @quick

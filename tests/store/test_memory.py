@@ -1,7 +1,10 @@
-"""The store in memory: bounded, the first value stays, the least recently used goes."""
+"""The store in memory: bounded, the first value stays, the least recently used goes; its claims."""
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -173,3 +176,94 @@ def test_threads_agree_on_the_first_value(n_entries):
     if n_entries == 1000:  # nothing was driven out, so all threads see one value each
         for digest in digests:
             assert len({id(found[digest]) for found in results}) == 1
+
+
+def test_what_is_there_is_told_without_counting_as_used():
+    store = store_for(2)
+    store.put_many("one", {b"a": value(), b"b": value()})
+    assert store.has_many("one", [b"a", b"c"]) == {b"a"}
+    store.put_many("one", {b"c": value()})
+    assert store.has_many("one", [b"a", b"b", b"c"]) == {b"b", b"c"}
+
+
+def test_a_snapshot_says_who_computed():
+    store = MemoryStore()
+    first = value()
+    store.put_many("one", {b"a": first}, "someone")
+    store.put_many("one", {b"b": first})
+    store.put_many("two", {b"a": first})
+    assert store.snapshot() == {
+        "one": ("someone", {b"a": first, b"b": first}),
+        "two": ("", {b"a": first}),
+    }
+    assert store.n_put == 3
+
+
+def in_thread(work, *arguments):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def test_a_claim_is_of_one_thread():
+    store = MemoryStore()
+    assert store.claim("run", [b"b", b"a", b"b"]) == [b"b", b"a"]
+    assert store.claim("run", [b"a"]) == [b"a"]  # its own
+    assert store.claim("other run", [b"a"]) == [b"a"]
+    assert in_thread(store.claim, "run", [b"a", b"c", b"b"]) == [b"c"]
+    in_thread(store.release, "run", [b"a", b"b"])  # not that thread's to release
+    assert in_thread(store.claim, "run", [b"a"]) == []
+    store.release("run", [b"a", b"b", b"unknown"])
+    assert in_thread(store.claim, "run", [b"a", b"b"]) == [b"a", b"b"]
+
+
+def test_waiting_ends_with_a_claim_of_another_thread():
+    store = MemoryStore()
+    claimed, end = threading.Event(), threading.Event()
+
+    def hold():
+        store.claim("run", [b"a", b"b"])
+        claimed.set()
+        end.wait()
+        store.release("run", [b"b"])
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    claimed.wait()
+    started = time.monotonic()
+    store.wait("run", [b"a"], 0.05)
+    assert time.monotonic() - started >= 0.05
+    threading.Timer(0.05, end.set).start()
+    store.wait("run", [b"a", b"b"], 60)
+    assert time.monotonic() - started < 30
+    holder.join()
+
+
+def test_nothing_is_waited_for_without_claims_of_others():
+    store = MemoryStore()
+    store.claim("run", [b"a"])
+    started = time.monotonic()
+    store.wait("run", [b"a", b"b"], 60)
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_is_not_stopped_by_locks_and_claims_of_threads_that_it_does_not_have():
+    store, end = MemoryStore(), threading.Event()
+
+    def keep_busy():
+        store.claim("run", [b"a"])
+        while not end.is_set():
+            store.put_many("one", {b"a": value()})
+
+    thread = threading.Thread(target=keep_busy)
+    thread.start()
+    while not store.has_many("one", [b"a"]):
+        pass
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            os._exit(store.claim("run", [b"a"]) != [b"a"] or not store.get_many("one", [b"a"]))
+        assert os.waitpid(child, 0)[1] == 0
+    end.set()
+    thread.join()
