@@ -1,15 +1,19 @@
-"""What both featurizers share: parameters to target, checks, what fit records."""
+"""What both featurizers share: parameters to target, checks, what fit records, the way to rows."""
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sklearn.base import BaseEstimator, TransformerMixin
-from tqdm.auto import tqdm
 
+from sae_features.computation import Computation, Means, Wish
 from sae_features.errors import DigestMismatchError, InvalidParameterError
 from sae_features.items import Items, check_items
-from sae_features.once import Computation, rows_of
+from sae_features.notices import Notices
+from sae_features.once import fill_store, rows_of
 from sae_features.parameters import (
     OVERFLOWS,
     TOKENS,
@@ -20,15 +24,20 @@ from sae_features.parameters import (
     check_image_choices,
     check_prompt,
 )
-from sae_features.store import memory
+from sae_features.progress import Progress
+from sae_features.store import session
+from sae_features.store.disk import DiskStore
+from sae_features.store.settings import store_for
 from sae_features.targets import Request, Target, resolve_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sae_features.architectures import Modality
+    from sae_features.store import Store
+
+
+SESSION = "_session"
 
 
 class BaseFeaturizer(TransformerMixin, BaseEstimator):
@@ -67,6 +76,21 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         return tags
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: for a worker process also where this one shares what it keeps.
+
+        Pools pickle what they send to workers in a thread of their own.
+        """
+        state = dict(super().__getstate__())
+        is_saved = threading.current_thread() is threading.main_thread()
+        return state if is_saved else state | {SESSION: session.announce()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled."""
+        if SESSION in state:
+            session.adopt(state[SESSION])
+        super().__setstate__({name: value for name, value in state.items() if name != SESSION})
+
     def _request(self) -> Request:
         return Request(self.model, self.layer, self.site, getattr(self, "sae", None))
 
@@ -99,9 +123,9 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
     def _width(self, target: Target) -> int:
         return target.sae.n_latents if target.sae is not None else target.model.width(target.point)
 
-    def _items(self, X: Any, target: Target) -> Items:
+    def _items(self, X: Any, target: Target, first: int = 0) -> Items:
         """Return the items in ``X`` as the model takes them."""
-        items = check_items(X, target.model.modalities)
+        items = check_items(X, target.model.modalities, first)
         if items.modality == "image":
             check_image_choices(self.max_length, self.overflow)
         return items
@@ -132,29 +156,127 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
             modality,
         )
 
+    def iter_transform(self, X: Any, *, chunk: int = 4096, n_items: int | None = None) -> Iterator[Any]:
+        """Transform a stream: yield the rows of some items at a time, in order.
+
+        Memory does not grow with the number of items.  Nothing is kept in memory, since a stream
+        passes once; with ``cache=True`` or a folder what is done is kept on disk, and a run that was
+        interrupted resumes there.
+
+        Parameters
+        ----------
+        X : iterable
+            Texts or images, also an iterator.
+        chunk : int, default=4096
+            Items at a time.
+        n_items : int, optional
+            How many there are, for the progress bar.
+
+        Yields
+        ------
+        rows
+            As :meth:`transform` gives them, of at most ``chunk`` items.
+
+        Raises
+        ------
+        InvalidParameterError, InvalidInputError, InputTypeError, DigestMismatchError
+            As in :meth:`transform`; the message names an item by its position in the stream.
+        """
+        self.check_parameters()
+        check_count("chunk", chunk)
+        if isinstance(X, str | bytes):
+            check_items(X, ("text",))  # says what is wrong with a single text
+        store = store_for(self.cache)
+        if not isinstance(store, DiskStore):
+            store = None
+        total = len(X) if n_items is None and isinstance(X, Sized) else n_items
+        return self._stream(iter(X), int(chunk), total, store)
+
+    def _stream(
+        self, X: Iterator[Any], chunk: int, total: int | None, store: Store | None
+    ) -> Iterator[Any]:
+        notices, first = Notices(), 0
+        with self._progress("item", total) as bar:
+            while some := list(itertools.islice(X, chunk)):
+                yield self._finished(self._rows(some, store, bar, notices, first=first))
+                first += len(some)
+        notices.warn(stacklevel=2)
+
+    def _all_rows(self, X: Any) -> Any:
+        """Return the rows of all items; warnings name the caller of the caller."""
+        self.check_parameters()
+        items = self._items(X, self._target())
+        notices = Notices()
+        with self._progress(items.modality, len(items)) as bar:
+            rows = self._rows(items, store_for(self.cache), bar, notices)
+        notices.warn(stacklevel=3)
+        return rows
+
+    def _progress(self, unit: str, total: int | None) -> Progress:
+        return Progress(type(self).__name__, unit, total, is_shown=self.verbose)
+
     def _rows(
         self,
         X: Any,
-        pool: Callable[[list[Any], Target], Any],
-        stack: Callable[[list[Any]], Any],
-        take: Callable[[Any, np.ndarray], Any] | None = None,
+        store: Store | None,
+        bar: Progress,
+        notices: Notices,
+        *,
+        first: int = 0,
     ) -> Any:
-        self.check_parameters()
-        items, computation = self.read_items(X)
-        target = computation.target
-        name = type(self).__name__
-        with tqdm(total=len(items), unit=items.modality, desc=name, disable=not self.verbose) as bar:
-            return rows_of(
-                computation,
-                items,
-                lambda values: pool(values, target),
-                stack,
-                store=None if self.cache is False else memory.SHARED,
-                device=self.device,
-                batch_size=self.batch_size,
-                progress=bar.update,
-                take=take,
-            )
+        target = self._target()
+        items = X if isinstance(X, Items) else self._items(X, target, first)
+        computation = self._computation(target, items.modality)
+        name = None if store is None else f"{_name_of(store)} {computation.identity}"
+        return rows_of(
+            computation,
+            items,
+            lambda values: self._pool(values, target, name),
+            self._stack,
+            wish=self._wish,
+            means=Means(store, self.device, self.batch_size, bar.tell, first),
+            notices=notices,
+        )
+
+    @property
+    def _wish(self) -> Wish:
+        """What is wanted of each item."""
+        return Wish()
+
+    def _pool(self, values: Mapping[bytes, Any], target: Target, name: str | None) -> Any:
+        """Return the rows of items; ``name`` is that of their values, if they are kept."""
+        raise NotImplementedError
+
+    def _stack(self, parts: list[Any]) -> Any:
+        """Return rows laid one below the other."""
+        raise NotImplementedError
+
+    def _finished(self, rows: Any) -> Any:
+        """Return rows as ``transform`` gives them."""
+        return rows
+
+    def warm(self, X: Any) -> Any:
+        """Run the model over items ahead, so that ``transform`` runs none, here and in workers.
+
+        What is kept serves every setting of the parameters that pool.  See
+        :func:`sae_features.featurizer.warm` for several featurizers in one run.
+
+        Parameters
+        ----------
+        X : sequence of length (n_items,)
+            Texts or images, as :meth:`transform` takes them.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidParameterError
+            With ``cache=False``: nothing would be kept.
+        """
+        warm_all([self], X)
+        return self
 
     def check_parameters(self) -> None:
         """Raise InvalidParameterError where a parameter cannot be."""
@@ -166,14 +288,47 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         check_count("max_length", self.max_length)
         check_count("batch_size", self.batch_size)
         check_prompt(self.prompt)
-        if self.cache is not None and self.cache is not False:
-            message = (
-                f"Got cache={self.cache!r}; expected None (keep codes in memory) or False: this "
-                "version keeps nothing on disk."
-            )
-            raise InvalidParameterError(message)
+        store_for(self.cache)  # says what is wrong with it
 
 
 def _shorten(value: object) -> str:
     text = str(value)
     return text if len(text) <= 32 else f"{text[:12]}…"
+
+
+def _name_of(store: Store) -> str:
+    """Return what tells its values from those of other stores, and from those that it had before."""
+    return f"{store.folder} {store.generation}" if isinstance(store, DiskStore) else "memory"
+
+
+def warm_all(featurizers: Sequence[BaseFeaturizer], X: Any) -> None:
+    """Compute what several featurizers lack of items; those that see the same tokens share a run.
+
+    Raises
+    ------
+    InvalidParameterError
+        If one keeps nothing, or they keep things in different places or are of different modalities.
+    """
+    stores = []
+    for featurizer in featurizers:
+        featurizer.check_parameters()
+        stores.append(store_for(featurizer.cache))
+        if stores[-1] is None:
+            raise InvalidParameterError("Got a featurizer with cache=False; it would keep nothing.")
+    lead = featurizers[0]
+    if len({_name_of(store) for store in stores if store}) > 1:
+        raise InvalidParameterError("Got featurizers with different caches; expected one of all.")
+    read = [featurizer.read_items(X) for featurizer in featurizers]
+    items = read[0][0]
+    if any(other.modality != items.modality for other, _ in read):
+        raise InvalidParameterError("Got featurizers of texts and of images; expected one kind.")
+    runs = len({computation.model_run for _, computation in read})
+    notices = Notices()
+    with Progress("warm", items.modality, len(items) * runs, is_shown=lead.verbose) as bar:
+        fill_store(
+            [computation for _, computation in read],
+            items,
+            means=Means(stores[0], lead.device, lead.batch_size, bar.tell),
+            notices=notices,
+        )
+    notices.warn(stacklevel=3)

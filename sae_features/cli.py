@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import sae_features
+from sae_features import cache_cli
 from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning, expected_one_of
 from sae_features.parameters import DTYPES, OVERFLOWS, POOLINGS, TOKENS
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.run(options)
             sys.stdout.flush()
     except KeyboardInterrupt:
-        _complain("interrupted")
+        _complain(options.interrupted)
         return 130
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
         options = verbs.add_parser(name, help=summary, description=summary, parents=[shared])
-        options.set_defaults(run=run)
+        options.set_defaults(run=run, interrupted="interrupted")
         return options
 
     verb("demo", _demo, "Classify movie snippets by SAE latents, beside baselines.")
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     saes.add_argument("--layer", type=int, metavar="L", help="block, counted from 0")
     extract = verb("extract", _extract, "Turn texts (or images) into a file of sparse features.")
     _add_extract_options(extract)
+    cache_cli.add_options(verb("cache", _cache, "Show, verify or clear what is kept on disk."))
     return parser
 
 
@@ -129,6 +131,18 @@ def _add_extract_options(extract: argparse.ArgumentParser) -> None:
     extract.add_argument("--binarize", action="store_true", help="make what is kept 1")
     extract.add_argument("--batch-size", type=int, metavar="N")
     extract.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    cache = extract.add_mutually_exclusive_group()
+    cache.add_argument(
+        "--cache",
+        metavar="DIR",
+        nargs="?",
+        const=True,
+        help="keep what is computed in DIR, so that an interrupted run resumes; without DIR (as the "
+        "last argument) in the user's cache folder (default: as SAE_FEATURES_CACHE says, or --no-cache)",
+    )
+    cache.add_argument(
+        "--no-cache", dest="cache", action="store_const", const=False, help="keep nothing"
+    )
     extract.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -272,28 +286,28 @@ def _saes(options: argparse.Namespace) -> None:
 
 def _extract(options: argparse.Namespace) -> None:
     from sae_features import SAEFeaturizer
-    from sae_features.extract import check_output, provenance_of, read_items, source_of, write_features
+    from sae_features.extract import extract_to_file
+    from sae_features.store.settings import CACHE_VARIABLE, store_for
 
-    output = check_output(options.output)
-    items = read_items(options.input, options.column)
     given = {name: getattr(options, name) for name in EXTRACT_PARAMETERS}
-    featurizer = SAEFeaturizer(**given, cache=False, verbose=not options.quiet)
-    rows = featurizer.fit(items).transform(items)
-    provenance = provenance_of(
-        featurizer, input=source_of(options.input, options.column), n_items=len(items)
-    )
-    write_features(output, rows, provenance)
-    result = {
-        "output": str(output),
-        "n_items": rows.shape[0],
-        "n_latents": rows.shape[1],
-        "nonzero": int(rows.nnz),
-    }
-    density = rows.nnz / max(1, rows.shape[0])
+    cache = options.cache
+    if cache is None and not os.environ.get(CACHE_VARIABLE, "").strip():
+        cache = False  # one pass looks nothing up again, and nothing lasting is kept unasked
+    if store_for(cache) is not None:
+        options.interrupted = "interrupted; run the same command again to resume where it stopped"
+    featurizer = SAEFeaturizer(**given, cache=cache, verbose=not options.quiet)
+    written = extract_to_file(featurizer, options.input, options.output, column=options.column)
+    density = written.nonzero / written.n_items
     summary = (
-        f"{output}: {rows.shape[0]:,} rows of {rows.shape[1]:,} latents, {density:.0f} nonzero in a row"
+        f"{written.output}: {written.n_items:,} rows of {written.n_latents:,} latents, "
+        f"{density:.0f} nonzero in a row"
     )
-    _print(result, options, summary)
+    _print(written._asdict() | {"output": str(written.output)}, options, summary)
+
+
+def _cache(options: argparse.Namespace) -> None:
+    result, text = cache_cli.run(options)
+    _print(result, options, text)
 
 
 def _n_gpus() -> int:

@@ -1,21 +1,20 @@
-"""How features and their provenance stand in a file; a hostile file gives an error, never a crash."""
+"""How features and their provenance are read; a hostile file gives an error, never a crash."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
+import os
 import zipfile
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.lib import format as npy
 
-from sae_features.errors import InvalidInputError, MissingDependencyError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from sae_features.errors import InvalidInputError, InvalidParameterError, MissingDependencyError
 
 KINDS = (".npz", ".parquet")
 NPZ_MEMBERS = {  # how the dtype's name may begin, number of dimensions
@@ -26,23 +25,56 @@ NPZ_MEMBERS = {  # how the dtype's name may begin, number of dimensions
     "format": (("|S3",), 0),
     "provenance": (("<U",), 0),
 }
+MOST_INT32 = int(np.iinfo(np.int32).max)
 MOST_DEFLATED = 1032  # bytes that one byte of a deflate stream can stand for
 
 # Data, indices and indptr; shape; provenance as JSON.
 Stored = tuple[tuple[Any, Any, Any], tuple[int, int], str]
 
 
-def write(path: Path, rows: Any, provenance: dict[str, Any]) -> None:
-    """Write CSR rows of float32 and plain JSON values, in the way that the suffix says."""
-    text = json.dumps(provenance)
-    if path.suffix.lower() == ".npz":
-        _write_npz(path, rows, text)
-    else:
-        _write_parquet(path, rows, text)
+def features_path(path: str | Path) -> Path:
+    """Return the path if features stand in files of its kind.
+
+    Raises
+    ------
+    InvalidParameterError
+        If they do not.
+    """
+    place = Path(path)
+    if place.suffix.lower() not in KINDS:
+        message = f"Got {place.name!r}; expected a file of kind {' or '.join(KINDS)}."
+        raise InvalidParameterError(message)
+    return place
+
+
+def check_output(path: str | Path) -> Path:
+    """Return the path if features can be written there.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the kind of file is unknown, or its folder does not exist or cannot be written to.
+    MissingDependencyError
+        If it needs a package that is not installed.
+    """
+    place = features_path(path)
+    if not place.parent.is_dir():
+        raise InvalidParameterError(f"The folder {str(place.parent)!r} does not exist; create it first.")
+    if not os.access(place.parent, os.W_OK):
+        message = f"The folder {str(place.parent)!r} cannot be written to; choose another one."
+        raise InvalidParameterError(message)
+    if place.suffix.lower() == ".parquet":
+        import_pyarrow()
+    return place
+
+
+def fitting_integer(most: int) -> np.dtype[Any]:
+    """Return the integer that indices up to ``most`` need: int32 where it is wide enough."""
+    return np.dtype(np.int32 if most <= MOST_INT32 else np.int64)
 
 
 def read(path: Path) -> tuple[sp.csr_matrix, dict[str, Any]]:
-    """Read and check what :func:`write` wrote.
+    """Read and check what :class:`sae_features.feature_writer.FeatureWriter` wrote.
 
     Raises
     ------
@@ -77,19 +109,6 @@ def _checked(
     if not isinstance(provenance, dict):
         raise TypeError("its provenance is not a JSON object")
     return rows, provenance
-
-
-def _write_npz(path: Path, rows: Any, provenance: str) -> None:
-    with path.open("wb") as stream:
-        np.savez_compressed(
-            stream,
-            data=rows.data,
-            indices=rows.indices,
-            indptr=rows.indptr,
-            shape=np.array(rows.shape, np.int64),
-            format=np.array(b"csr"),
-            provenance=np.array(provenance),
-        )
 
 
 def _read_npz(stream: IO[bytes]) -> Stored:
@@ -130,17 +149,6 @@ def _check_npy(container: zipfile.ZipFile, name: str, n_bytes: int) -> None:
         raise ValueError(f"{name} does not have the size that its header claims")
 
 
-def _write_parquet(path: Path, rows: Any, provenance: str) -> None:
-    pa, pq = import_pyarrow()
-    offsets = pa.array(rows.indptr, pa.int32())
-    columns = [
-        pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (rows.indices, rows.data)
-    ]
-    metadata = {"n_features": str(rows.shape[1]), "provenance": provenance}
-    table = pa.table(columns, names=["indices", "values"]).replace_schema_metadata(metadata)
-    pq.write_table(table, path)
-
-
 def _read_parquet(stream: IO[bytes]) -> Stored:
     pa, pq = import_pyarrow()
     table = pq.ParquetFile(stream).read()
@@ -153,11 +161,25 @@ def _read_parquet(stream: IO[bytes]) -> Stored:
     integers = [pa.list_(pa.int32()), pa.list_(pa.int64())]
     if found not in [[("indices", kind), ("values", pa.list_(pa.float32()))] for kind in integers]:
         raise ValueError("expected the columns indices (lists of integers) and values (of float32)")
-    indices, values = (table[name].combine_chunks() for name in ("indices", "values"))
-    if indices.null_count or values.null_count or not indices.offsets.equals(values.offsets):
+    indices, lengths = _flat(table["indices"])
+    values, n_values = _flat(table["values"])
+    if not np.array_equal(lengths, n_values):
         raise ValueError("a row has no indices, or not as many as values")
-    parts = (values.flatten().to_numpy(), indices.flatten().to_numpy(), indices.offsets.to_numpy())
-    return parts, (table.num_rows, int(metadata[b"n_features"])), metadata[b"provenance"].decode()
+    indptr = np.zeros(len(lengths) + 1, fitting_integer(len(values)))
+    np.cumsum(lengths, out=indptr[1:])
+    shape = (table.num_rows, int(metadata[b"n_features"]))
+    return (values, indices, indptr), shape, metadata[b"provenance"].decode()
+
+
+def _flat(column: Any) -> tuple[Any, Any]:
+    """Return what the lists of a column hold, one list after the other, and how long each is."""
+    pa, _ = import_pyarrow()
+    if column.null_count:
+        raise ValueError("a row has no indices, or not as many as values")
+    empty = pa.array([], column.type)  # a file without rows has no chunk at all
+    chunks = [*column.chunks, empty]
+    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
+    return np.concatenate([chunk.flatten().to_numpy() for chunk in chunks]), np.concatenate(lengths)
 
 
 def import_pyarrow() -> tuple[Any, Any]:

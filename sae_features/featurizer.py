@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import scipy.sparse as sp
 import sklearn
-from tqdm.auto import tqdm
 
-from sae_features.base import BaseFeaturizer
+from sae_features.base import BaseFeaturizer, warm_all
+from sae_features.computation import Means, Wish
 from sae_features.errors import InvalidParameterError
-from sae_features.once import fill_store
+from sae_features.notices import Notices
+from sae_features.once import rows_of
 from sae_features.parameters import (
     ACTIVATION_POOLINGS,
     POOLINGS,
@@ -22,10 +23,10 @@ from sae_features.parameters import (
     check_count,
     check_threshold,
 )
-from sae_features.pooling import pool_codes
+from sae_features.pooled_rows import pooled_rows
 from sae_features.ragged import TokenCodes
 from sae_features.saes.labels import read_labels
-from sae_features.store import memory
+from sae_features.store.settings import store_for
 from sae_features.targets import Target, resolve_sae, resolve_target
 
 if TYPE_CHECKING:
@@ -86,10 +87,12 @@ class SAEFeaturizer(BaseFeaturizer):
         Texts or images in a batch.  Not given: by their length.
     device : str, optional
         Where the model runs; a GPU if there is one.  ``"auto"`` spreads a large model over all devices.
-    cache : None or False, optional
-        None keeps codes in the memory of the process (512 MiB, the least recently used go first), so
-        that a search over ``pooling``, ``token_top_n``, ``threshold`` and ``binarize`` runs the model
-        once per text; False does not.
+    cache : None, bool, str or Path, optional
+        Where codes are kept, so that a search over ``pooling``, ``token_top_n``, ``threshold`` and
+        ``binarize`` runs the model once per item.  None: in the memory of the process (512 MiB, the
+        least recently used go first), and in a private temporary folder that a search shares with
+        its worker processes; unless the variable ``SAE_FEATURES_CACHE`` says otherwise.  A folder, or
+        True for one in the user's cache folder: lasting.  False: nowhere.
     sparse_output : bool, default=True
         Give CSR (what scikit-learn's ``sparse_interface`` says) or a dense array.
     feature_names : {"index", "label"} or a file, default="index"
@@ -208,17 +211,7 @@ class SAEFeaturizer(BaseFeaturizer):
         """
         if self.sparse_output:
             _check_output_config(self)
-
-        def pool(values: list[TokenCodes], target: Target) -> sp.csr_matrix:
-            codes = TokenCodes.concatenate(values, self._width(target))
-            pooling = cast("Pooling", self.pooling)
-            rows = pool_codes(codes, pooling, token_top_n=self.token_top_n)
-            return self._apply_threshold(rows)
-
-        rows = self._rows(X, pool, lambda parts: sp.vstack(parts, format="csr"))
-        if not self.sparse_output:
-            return rows.toarray()
-        return sp.csr_array(rows) if _wants_sparse_array() else rows
+        return self._finished(self._all_rows(X))
 
     def token_codes(self, X: Any) -> TokenCodes:
         """Return the latents of every token, before pooling: where in an item a latent fires.
@@ -246,13 +239,22 @@ class SAEFeaturizer(BaseFeaturizer):
         >>> len(codes), codes.latent(0, 0).shape
         (1, (3,))
         """
-        parts: TokenCodes = self._rows(
-            X,
-            lambda values, target: TokenCodes.concatenate(values, self._width(target)),
-            lambda codes: TokenCodes.concatenate(codes, codes[0].n_latents),
-            take=_take_items,
-        )
-        return parts
+        self.check_parameters()
+        items, computation = self.read_items(X)
+        notices, width = Notices(), self._width(computation.target)
+        with self._progress(items.modality, len(items)) as bar:
+            codes: TokenCodes = rows_of(
+                computation,
+                items,
+                lambda values: TokenCodes.concatenate(list(values.values()), width),
+                lambda parts: TokenCodes.concatenate(parts, width),
+                wish=Wish(needs_codes=True),
+                means=Means(store_for(self.cache), self.device, self.batch_size, bar.tell),
+                notices=notices,
+                take=_take_items,
+            )
+        notices.warn()
+        return codes
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
         """Return the names of the latents; no model and no weights are loaded for it.
@@ -272,14 +274,33 @@ class SAEFeaturizer(BaseFeaturizer):
             names = _unique_labels(names, _labels_of(sae, self.feature_names))
         return np.array(names, dtype=object)
 
-    def _apply_threshold(self, rows: sp.csr_matrix) -> sp.csr_matrix:
-        if self.threshold is None and not self.binarize:
-            return rows
-        rows.data[rows.data <= np.float32(self.threshold or 0)] = 0
-        rows.eliminate_zeros()
+    @property
+    def _wish(self) -> Wish:
+        pooling = cast("Pooling", self.pooling)
+        return Wish(self.token_top_n is not None, pooling, self.token_top_n)
+
+    def _pool(self, values: Mapping[bytes, Any], target: Target, name: str | None) -> sp.csr_matrix:
+        rows = pooled_rows(
+            values,
+            cast("Pooling", self.pooling),
+            token_top_n=self.token_top_n,
+            n_latents=self._width(target),
+            name=name,
+        )
+        if self.threshold is not None or self.binarize:
+            rows.data[rows.data <= np.float32(self.threshold or 0)] = 0
+            rows.eliminate_zeros()
         if self.binarize:
             rows.data.fill(1)
         return rows
+
+    def _stack(self, parts: list[sp.csr_matrix]) -> sp.csr_matrix:
+        return sp.vstack(parts, format="csr")
+
+    def _finished(self, rows: sp.csr_matrix) -> Any:
+        if not self.sparse_output:
+            return rows.toarray()
+        return sp.csr_array(rows) if _wants_sparse_array() else rows
 
     def check_parameters(self) -> None:
         """Raise InvalidParameterError where a parameter cannot be."""
@@ -366,11 +387,14 @@ class ActivationFeaturizer(BaseFeaturizer):
         ndarray of shape (n_items, d), float32
             In the order of ``X``.
         """
-        return self._rows(
-            X,
-            lambda values, _: np.stack([value.pool(self.pooling) for value in values]),
-            np.concatenate,
-        )
+        rows: np.ndarray = self._all_rows(X)
+        return rows
+
+    def _pool(self, values: Mapping[bytes, Any], target: Target, name: str | None) -> np.ndarray:  # noqa: ARG002
+        return np.stack([value.pool(self.pooling) for value in values.values()])
+
+    def _stack(self, parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:  # noqa: ARG002
         """Return ``activation_0 …``; no weights are loaded for it.
@@ -425,24 +449,7 @@ def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) ->
                 f"Got a {type(featurizer).__name__}; expected SAEFeaturizer or ActivationFeaturizer."
             )
             raise InvalidParameterError(message)
-    for featurizer in featurizers:
-        featurizer.check_parameters()
-        if featurizer.cache is False:
-            raise InvalidParameterError("Got a featurizer with cache=False; it would keep nothing.")
-    lead = featurizers[0]
-    read = [featurizer.read_items(X) for featurizer in featurizers]
-    items = read[0][0]
-    if any(other.modality != items.modality for other, _ in read):
-        raise InvalidParameterError("Got featurizers of texts and of images; expected one kind.")
-    with tqdm(unit=items.modality, desc="warm", disable=not lead.verbose) as bar:
-        fill_store(
-            [computation for _, computation in read],
-            items,
-            store=memory.SHARED,
-            device=lead.device,
-            batch_size=lead.batch_size,
-            progress=bar.update,
-        )
+    warm_all(featurizers, X)
 
 
 def _take_items(codes: TokenCodes, chosen: np.ndarray) -> TokenCodes:

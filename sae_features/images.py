@@ -178,7 +178,7 @@ class Picture:
         return f"The file {self.source.name!r}" if isinstance(self.source, Path) else "The picture"
 
 
-def check_images(items: list[Any]) -> list[Picture]:
+def check_images(items: list[Any], first: int = 0) -> list[Picture]:
     """Return the images in a list as pictures, or say which item is not one.
 
     Nothing is decoded; a file must be there.
@@ -188,6 +188,8 @@ def check_images(items: list[Any]) -> list[Picture]:
     items : list
         Paths, PIL images, or uint8 arrays of shape (height, width), (height, width, 1),
         (height, width, 3) or (height, width, 4).
+    first : int, default=0
+        What messages call the first item.
 
     Raises
     ------
@@ -199,7 +201,7 @@ def check_images(items: list[Any]) -> list[Picture]:
         If Pillow is not installed.
     """
     import_pillow()
-    return [_check_image(item, position) for position, item in enumerate(items)]
+    return [_check_image(item, position) for position, item in enumerate(items, first)]
 
 
 def import_pillow() -> Any:

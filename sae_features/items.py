@@ -42,7 +42,7 @@ class Items:
         return [picture.digest for picture in self.values]
 
 
-def check_items(X: Any, modalities: Sequence[Modality]) -> Items:
+def check_items(X: Any, modalities: Sequence[Modality], first: int = 0) -> Items:
     """Return what ``X`` holds, or say which item a model cannot take.
 
     Parameters
@@ -52,6 +52,8 @@ def check_items(X: Any, modalities: Sequence[Modality]) -> Items:
         width) or (height, width, 3), or one array of shape (n, height, width, 3).
     modalities : sequence of {"text", "image"}
         What the model takes.  Where it takes both, strings are texts: give paths as ``Path``.
+    first : int, default=0
+        What messages call the first item.
 
     Raises
     ------
@@ -64,13 +66,13 @@ def check_items(X: Any, modalities: Sequence[Modality]) -> Items:
     'text'
     """
     if "image" not in modalities:
-        return Items("text", check_texts(X))
+        return Items("text", check_texts(X, first))
     items = _images_of_array(X) if _has_images(X) else _as_list(X, IMAGE_SEQUENCES)
     if not items:
         raise InvalidInputError("Got no items; expected at least one image.")
     if "text" in modalities and not any(_is_image(item) for item in items):
-        return Items("text", check_texts(items))
-    for position, item in enumerate(items):
+        return Items("text", check_texts(items, first))
+    for position, item in enumerate(items, first):
         if _is_missing(item):
             message = f"Got {item!r} as item {position}; expected an image. Drop missing items first."
             raise InvalidInputError(message)
@@ -80,14 +82,14 @@ def check_items(X: Any, modalities: Sequence[Modality]) -> Items:
                 "of images as pathlib.Path."
             )
             raise InputTypeError(message)
-    return Items("image", check_images(items))
+    return Items("image", check_images(items, first))
 
 
 SEQUENCES = "a list, tuple, 1-D array, pandas or polars Series, or a data frame of one column"
 IMAGE_SEQUENCES = f"{SEQUENCES}, or an array of shape (n, height, width, 3)"
 
 
-def check_texts(X: Any) -> list[str]:
+def check_texts(X: Any, first: int = 0) -> list[str]:
     """Return the texts in ``X`` as a list, or say which item is not one.
 
     Parameters
@@ -95,6 +97,8 @@ def check_texts(X: Any) -> list[str]:
     X : sequence of str
         A list, tuple, numpy array (object, str or StringDType), pandas or polars Series, or a data
         frame of one column.
+    first : int, default=0
+        What messages call the first item.
 
     Returns
     -------
@@ -120,7 +124,7 @@ def check_texts(X: Any) -> list[str]:
     items = _as_list(X)
     if not items:
         raise InvalidInputError("Got no items; expected at least one text.")
-    return [_check_text(item, position) for position, item in enumerate(items)]
+    return [_check_text(item, position) for position, item in enumerate(items, first)]
 
 
 def text_digest(text: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sae_features.errors import SAEFeaturesWarning
@@ -13,26 +13,64 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Notices:
-    """What is to be told of texts, each by its first position among them.
+class Tally:
+    """How many texts are meant, and the position of the first."""
 
-    Attributes
+    count: int = 0
+    first: int = 0
+
+    def add(self, texts: Sequence[str], positions: Sequence[int], first: int) -> None:
+        """Count the texts at some positions, and those that are equal to them."""
+        if not positions:
+            return
+        if not self.count:
+            self.first = first + min(positions)
+        meant = {texts[position] for position in positions}
+        self.count += sum(text in meant for text in texts)
+
+
+class Notices:
+    """What is to be told of texts, each by its first position among all.
+
+    Parameters
     ----------
-    texts : sequence of str
-        All texts; may repeat.
-    truncated, empty : list of int
-        Positions of texts that lost tokens, and of texts without a token that counts.
-    longest : int, optional
-        How many tokens a text may have.
     of_empty : str
         What became of the texts without a token.
     """
 
-    texts: Sequence[str]
-    truncated: list[int] = field(default_factory=list)
-    empty: list[int] = field(default_factory=list)
-    longest: int | None = None
-    of_empty: str = "their rows are zero"
+    def __init__(self, of_empty: str = "their rows are zero") -> None:
+        self.of_empty = of_empty
+        self.n_texts = 0
+        self.longest: int | None = None
+        self.truncated = Tally()
+        self.empty = Tally()
+
+    def add(
+        self,
+        texts: Sequence[str],
+        truncated: Sequence[int],
+        empty: Sequence[int],
+        *,
+        longest: int | None,
+        first: int = 0,
+    ) -> None:
+        """Count texts.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            All of them; may repeat.
+        truncated, empty : sequence of int
+            Positions of texts that lost tokens, and of texts without a token that counts.
+        longest : int, optional
+            How many tokens a text may have.
+        first : int, default=0
+            What the first position is called.
+        """
+        self.n_texts += len(texts)
+        self.longest = self.longest if longest is None else longest
+        self.truncated.add(texts, truncated, first)
+        self.empty.add(texts, empty, first)
 
     def warn(self, *, stacklevel: int = 2) -> None:
         """Issue at most one warning of each kind.
@@ -43,20 +81,16 @@ class Notices:
             Whose line the warnings name: 1 is the line that calls this method, 2 is the caller of
             the function that it stands in, and so on.
         """
-        if self.truncated:
+        if self.truncated.count:
             message = (
-                f"{self._count(self.truncated)} texts are longer than {self.longest} tokens "
-                f"and were truncated (the first is item {min(self.truncated)}); overflow='chunk' uses "
+                f"{self.truncated.count} of {self.n_texts} texts are longer than {self.longest} tokens "
+                f"and were truncated (the first is item {self.truncated.first}); overflow='chunk' uses "
                 "all of them."
             )
             warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)
-        if self.empty:
+        if self.empty.count:
             message = (
-                f"{self._count(self.empty)} texts have no token that counts (the first is "
-                f"item {min(self.empty)}); {self.of_empty}."
+                f"{self.empty.count} of {self.n_texts} texts have no token that counts (the first is "
+                f"item {self.empty.first}); {self.of_empty}."
             )
             warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)
-
-    def _count(self, positions: list[int]) -> str:
-        meant = {self.texts[position] for position in positions}
-        return f"{sum(text in meant for text in self.texts)} of {len(self.texts)}"

@@ -77,10 +77,17 @@ def backbone_of(files: ModelFiles, *, device: str | None, dtype: str | None) -> 
     )
 
 
-def shared_sae(digest: str, device: str | None, make: Callable[[str], SparseAutoencoder]) -> Any:
-    """Return an SAE by its digest, made on first use for a device."""
+def shared_sae(
+    digest: str, device: str | None, dtype: str, make: Callable[[str], SparseAutoencoder]
+) -> Any:
+    """Return an SAE by its digest, made on first use for a device and a type of the model.
+
+    It computes in float32, but for bfloat16, which has the same range: there in that.
+    """
     place = choose_device(None if device == AUTO_DEVICE else device)
-    return _saes.get((digest, place), lambda: make(place))
+    if dtype != "bfloat16":
+        return _saes.get((digest, place, "float32"), lambda: make(place))
+    return _saes.get((digest, place, dtype), lambda: make(place).to(dtype=dtype))
 
 
 def release_weights() -> int:

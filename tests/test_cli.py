@@ -8,13 +8,14 @@ import runpy
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.utils import Bunch
 
 from sae_features import SAEFeaturizer, cli, demo, load_sae
-from sae_features.extract import read_features
+from sae_features.extract import Written, read_features
 from sae_features.releases import find_sae
 
 VERBS = ["demo", "info", "plugins", "inspect", "saes", "extract"]
@@ -154,6 +155,61 @@ def test_extract(capsys, tmp_path, tiny_bert, tiny_sae_folder, kind):
     assert provenance["input"]["file"] == "texts.csv"
     assert provenance["input"]["column"] == "body"
     assert provenance["parameters"]["threshold"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "cache"),
+    [
+        ([], None, False),
+        ([], "", False),
+        ([], "/some/folder", None),
+        ([], "0", None),
+        (["--cache"], None, True),
+        (["--cache", "/here"], None, "/here"),
+        (["--cache=/here"], "/some/folder", "/here"),
+        (["--no-cache"], "/some/folder", False),
+    ],
+)
+def test_where_extract_keeps_codes(capsys, monkeypatch, arguments, variable, cache):
+    seen = []
+
+    def extract_to_file(featurizer, *given, column):
+        seen.append((featurizer.cache, *given, column))
+        return Written(Path("f.npz"), 2, 48, 6)
+
+    monkeypatch.setattr("sae_features.extract.extract_to_file", extract_to_file)
+    monkeypatch.delenv("SAE_FEATURES_CACHE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("SAE_FEATURES_CACHE", variable)
+    status, out, err = run(capsys, "extract", "a.txt", "-o", "f.npz", *arguments)
+    assert (status, err) == (0, "")
+    assert out == "f.npz: 2 rows of 48 latents, 3 nonzero in a row\n"
+    assert seen == [(cache, "a.txt", "f.npz", None)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "resumes"),
+    [
+        ([], "", False),
+        ([], "off", False),
+        ([], "FOLDER", True),
+        (["--no-cache"], "FOLDER", False),
+        (["--cache", "FOLDER"], "", True),
+        (["--cache=FOLDER"], "off", True),
+    ],
+)
+def test_ctrl_c_says_how_to_resume(capsys, monkeypatch, tmp_path, arguments, variable, resumes):
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sae_features.extract.extract_to_file", interrupt)
+    folder = str(tmp_path / "kept")
+    monkeypatch.setenv("SAE_FEATURES_CACHE", variable.replace("FOLDER", folder))
+    arguments = [argument.replace("FOLDER", folder) for argument in arguments]
+    outcome = run(capsys, "extract", "a.txt", "-o", "f.npz", *arguments)
+    hint = "; run the same command again to resume where it stopped" if resumes else ""
+    assert outcome == (130, "", f"sae-features: error: interrupted{hint}\n")
+    assert not list(tmp_path.iterdir()), "a store is made when something is kept"
 
 
 class TestSAEs:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +13,24 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny import BERT, D_MODEL, SITES_OF_BERT, WORDS, random_sae
 
+from sae_features import SparseAutoencoder, readers
 from sae_features.backbones.backbone import Backbone
 from sae_features.errors import InvalidInputError, InvalidParameterError
-from sae_features.extraction import (
-    CodesReader,
-    PooledItem,
-    PooledReader,
-    codes_of_activations,
-    encode_tokens,
-    extract,
-)
+from sae_features.extraction import codes_of_activations, extract
 from sae_features.hook_point import HookPoint
 from sae_features.items import Items
-from sae_features.pooling import ACTIVATION_POOLINGS, pool_activations
+from sae_features.parameters import POOLINGS
+from sae_features.pooled import PooledCodes, PooledItem
+from sae_features.pooling import ACTIVATION_POOLINGS, keep_token_top_n, pool_activations, pool_codes
 from sae_features.ragged import TokenActivations, TokenCodes
+from sae_features.readers import (
+    CodesOrPooledReader,
+    CodesReader,
+    PooledReader,
+    RowReader,
+    encode_tokens,
+)
+from sae_features.saes import autoencoder
 
 TEXTS = ["the river flows near the old stone", "", "a calm sea", "winter " * 90, "[SEP]", "rain"]
 ARCHITECTURES = ("relu", "topk", "jumprelu")
@@ -115,7 +120,7 @@ class TestReaders:
             np.testing.assert_allclose(dense(value), expected, atol=1e-5)
             assert (dense(value) != 0).sum() == len(value.values)
             assert value.values.dtype == np.float32
-            assert value.indices.dtype == np.int32
+            assert value.indices.dtype == np.uint16
 
     def test_windows_of_an_item_are_joined_in_order(self, bert):
         words = [WORDS[i] for i in range(25)]
@@ -180,10 +185,118 @@ def test_progress_comes_to_the_number_of_items(bert, texts, batch_size, overflow
     policy = bert.token_policy(max_length=6, overflow=overflow)
     readers = [PooledReader(HookPoint(0), D_MODEL)]
     extracted = extract(
-        bert, Items("text", texts), policy, readers, batch_size=batch_size, progress=told.append
+        bert,
+        Items("text", texts),
+        policy,
+        readers,
+        batch_size=batch_size,
+        progress=lambda *counts: told.append(counts),
     )
-    assert sum(told) == len(texts) == len(extracted.values[0])
-    assert min(told) >= 0
+    items, tokens = np.array(told).T
+    assert items.sum() == len(texts) == len(extracted.values[0])
+    assert items.min() >= 0
+    windows = bert.windows(Items("text", texts), policy)
+    assert tokens.sum() == windows.lengths[windows.counts > 0].sum()
+
+
+class TestRows:
+    """Features pooled while they are computed, or from codes: the same."""
+
+    def rows_of(self, bert, reader, texts, *, max_length=8, batch_size=3):
+        policy = bert.token_policy(max_length=max_length, overflow="chunk")
+        (values,) = extract(bert, Items("text", texts), policy, [reader], batch_size=batch_size).values
+        return values
+
+    def check(self, found, expected, pooling):
+        for item, codes in zip(found, expected, strict=True):
+            row = np.zeros(codes.n_latents, np.float32)
+            indices, values = item.pool(pooling)
+            row[indices] = values
+            want = pool_codes(codes, pooling).toarray()[0]
+            np.testing.assert_allclose(row, want, rtol=1e-5, atol=1e-5 * max(1, abs(want).max()))
+            assert (np.diff(indices) > 0).all()
+
+    @pytest.mark.parametrize("chunk", [1, 10**6])
+    @pytest.mark.parametrize("pooling", POOLINGS)
+    @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "gated", "groupmax"])
+    def test_of_every_pooling_and_architecture(self, bert, architecture, pooling, chunk, monkeypatch):
+        monkeypatch.setattr(autoencoder, "CACHE_BYTES", chunk)
+        monkeypatch.setattr(autoencoder, "CHUNK_ROWS", 5)
+        sae, point = random_sae(architecture), HookPoint(1)
+        codes = self.rows_of(bert, CodesReader(point, sae), TEXTS)
+        self.check(self.rows_of(bert, RowReader(point, sae, pooling), TEXTS), codes, pooling)
+
+    @pytest.mark.parametrize("pooling", POOLINGS)
+    def test_with_few_latents_of_each_token(self, bert, pooling):
+        sae, point = random_sae("relu"), HookPoint(1)
+        codes = self.rows_of(bert, CodesReader(point, sae), TEXTS)
+        few = [keep_token_top_n(value, 2) for value in codes]
+        rows = self.rows_of(bert, RowReader(point, sae, pooling, token_top_n=2), TEXTS)
+        self.check(rows, few, pooling)
+
+    def test_negative_latents(self, bert):
+        sae = replace(random_sae("topk", k=40), topk_relu=False)
+        codes = self.rows_of(bert, CodesReader(HookPoint(1), sae), TEXTS)
+        assert min(value.values.min(initial=0) for value in codes) < 0
+        for pooling in POOLINGS:
+            rows = self.rows_of(bert, RowReader(HookPoint(1), sae, pooling), TEXTS)
+            self.check(rows, codes, pooling)
+
+    @pytest.mark.parametrize("pooling", POOLINGS)
+    @pytest.mark.parametrize("architecture", ["relu", "jumprelu", "gated"])
+    def test_where_many_latents_fire_codes_are_kept_pooled(self, bert, architecture, pooling):
+        sae, point = random_sae(architecture), HookPoint(1)
+        codes = self.rows_of(bert, CodesReader(point, sae), TEXTS)
+        kept = self.rows_of(bert, CodesOrPooledReader(point, sae), TEXTS)
+        filled = [bool(value.item_offsets[-1]) for value in codes]
+        assert [isinstance(value, PooledCodes) for value in kept] == filled
+        kept, codes = (
+            [value for value, has in zip(values, filled, strict=True) if has] for values in (kept, codes)
+        )
+        self.check(kept, codes, pooling)
+        assert [k.n_tokens for k in kept] == [c.item_offsets[-1] for c in codes]
+
+    def test_where_few_fire_they_are_kept_as_they_are(self, bert):
+        sae, point = random_sae("topk", n_latents=400), HookPoint(1)
+        codes = self.rows_of(bert, CodesReader(point, sae), TEXTS)
+        kept = self.rows_of(bert, CodesOrPooledReader(point, sae), TEXTS)
+        for value, expected in zip(kept, codes, strict=True):
+            assert_same_codes(value, expected)
+
+    def test_codes_of_a_very_long_item_are_kept_pooled(self, bert, monkeypatch):
+        sae, point = random_sae("topk", n_latents=400), HookPoint(1)
+        codes = self.rows_of(bert, CodesReader(point, sae), TEXTS)
+        monkeypatch.setattr(readers, "MAX_CODES_BYTES", 1000)
+        kept = self.rows_of(bert, CodesOrPooledReader(point, sae), TEXTS)
+        forms = [isinstance(value, PooledCodes) for value in kept]
+        assert forms == [value.nbytes > 1000 for value in codes]
+        assert sum(forms) == 1
+        (item,) = [value for value in kept if isinstance(value, PooledCodes)]
+        (long,) = [value for value in codes if value.nbytes > 1000]
+        for pooling in POOLINGS:
+            self.check([item], [long], pooling)
+
+    def test_nothing_of_the_size_of_tokens_and_latents_is_made(self, bert):
+        sae = random_sae("relu", n_latents=40_000)
+        values = torch.randn(3000, D_MODEL)
+        reader = RowReader(HookPoint(1), sae, "max")
+        sizes = []
+        genuine = SparseAutoencoder.pre_activations
+
+        def watched(self, x):
+            for pre in genuine(self, x):
+                sizes.append(pre.nbytes)
+                yield pre
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SparseAutoencoder, "pre_activations", watched)
+            rows = reader.read(values, np.array([1000, 2000]))
+        assert max(sizes) <= autoencoder.CHUNK_BYTES
+        assert sum(sizes) == 3000 * 40_000 * 4
+        expected = torch.stack([part.amax(0) for part in sae.encode(values).split([1000, 2000])])
+        for row, wanted in zip(rows, expected.numpy(), strict=True):
+            np.testing.assert_array_equal(row.indices, wanted.nonzero()[0])
+            np.testing.assert_allclose(row.values, wanted[row.indices], rtol=1e-5)
 
 
 class TestActivationsThatAreNotFinite:

@@ -11,13 +11,15 @@ import scipy.sparse as sp
 
 from sae_features import feature_files
 from sae_features.errors import InvalidInputError
+from sae_features.feature_writer import FeatureWriter
 
 ROWS = sp.csr_matrix(np.array([[0, 1.5, 0], [0, 0, 0], [2, 0, 3]], np.float32))
 
 
 def written(path, rows):
-    feature_files.write(path, rows, {})
-    return path
+    with FeatureWriter(path, rows.shape[1]) as writer:
+        writer.append(rows)
+        return writer.finish({})
 
 
 def npz(path, compression=zipfile.ZIP_DEFLATED, **changed):
@@ -84,6 +86,29 @@ class TestReading:
     def test_nothing_stored(self, tmp_path, name, shape):
         path = written(tmp_path / name, sp.csr_matrix(shape, dtype=np.float32))
         assert feature_files.read(path)[0].shape == shape
+
+    def test_files_that_were_written_at_once(self, tmp_path):
+        """Version 0.1 wrote them so."""
+        pa = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as pq
+
+        rows = sp.random(300, 50, 0.2, "csr", np.float32, random_state=0)
+        facts = {"shape": np.array(rows.shape, np.int64), "format": np.array(b"csr")}
+        arrays = {name: getattr(rows, name) for name in ("data", "indices", "indptr")}
+        with (tmp_path / "f.npz").open("wb") as stream:
+            np.savez_compressed(stream, **arrays, **facts, provenance=np.array('{"n": 1}'))
+        offsets = pa.array(rows.indptr, pa.int32())
+        columns = [
+            pa.ListArray.from_arrays(offsets, pa.array(values)) for values in (rows.indices, rows.data)
+        ]
+        metadata = {"n_features": "50", "provenance": '{"n": 1}'}
+        table = pa.table(columns, names=["indices", "values"]).replace_schema_metadata(metadata)
+        pq.write_table(table, tmp_path / "f.parquet", row_group_size=120)
+        for path in (tmp_path / "f.npz", tmp_path / "f.parquet"):
+            found, provenance = feature_files.read(path)
+            np.testing.assert_array_equal(found.toarray(), rows.toarray())
+            assert (found.indices.dtype, found.indptr.dtype) == ("int32", "int32")
+            assert provenance == {"n": 1}
 
     def test_wide_indices(self, tmp_path):
         wide = {"indices": ROWS.indices.astype(np.int64), "indptr": ROWS.indptr.astype(np.int64)}

@@ -408,7 +408,7 @@ class TestBadInput:
             ({"prompt": "chat"}, "has no chat template"),
             ({"dtype": "int8"}, "Got dtype='int8'"),
             ({"device": "tpu9"}, "Got device='tpu9', which torch cannot use here"),
-            ({"cache": "folder"}, "keeps nothing on disk"),
+            ({"cache": 3}, "Got cache=3; expected a folder, True"),
             ({"feature_names": "names"}, "Got feature_names='names'"),
             ({"layer": 2}, "Got layer=2, but the SAE .* reads layer 1; leave one"),
             ({"layer": 7}, "Got layer=7; expected 0 to 2"),

@@ -11,9 +11,11 @@ from tiny import WORDS, edit_json
 
 from sae_features import once
 from sae_features.backbones.backbone import Backbone
+from sae_features.computation import Computation, Means, Wish
 from sae_features.errors import SAEFeaturesWarning
 from sae_features.items import Items, text_digest
-from sae_features.once import Computation, rows_of
+from sae_features.notices import Notices
+from sae_features.once import rows_of
 from sae_features.pooling import pool_codes
 from sae_features.ragged import TokenCodes
 from sae_features.store.memory import MemoryStore
@@ -38,20 +40,26 @@ def computation(request=None, *, with_sae=True, **choices):
 
 
 def pool(values):
-    return pool_codes(TokenCodes.concatenate(values, N_LATENTS), "max").toarray()
+    return pool_codes(TokenCodes.concatenate(list(values.values()), N_LATENTS), "max").toarray()
 
 
-def rows(texts, who=None, *, store=None, batch_size=None, progress=None):
-    return rows_of(
+CODES = Wish(needs_codes=True)
+
+
+def rows(texts, who=None, *, pool=pool, notices=None, wish=CODES, **means):
+    told = notices or Notices()
+    result = rows_of(
         who or computation(),
         Items("text", texts),
         pool,
         np.concatenate,
-        store=store,
-        device="cpu",
-        batch_size=batch_size,
-        progress=progress,
+        wish=wish,
+        means=Means(device="cpu", **means),
+        notices=told,
     )
+    if notices is None:
+        told.warn()
+    return result
 
 
 @pytest.fixture
@@ -80,7 +88,7 @@ class TestOnce:
 
     def test_texts_differ_by_every_character(self, seen):
         rows(["sea", "Sea", " sea", "sea "])
-        assert seen == ["sea", "Sea", " sea", "sea "]
+        assert seen == [" sea", "sea ", "sea", "Sea"]  # the longest first
 
     def test_what_the_store_has_is_not_computed(self, seen):
         store = MemoryStore()
@@ -115,7 +123,7 @@ class TestOnce:
     def test_a_store_too_small_for_anything(self, seen):
         store = MemoryStore(max_bytes=0)
         texts = ["sea", "sky", "sea"]
-        with pytest.warns(SAEFeaturesWarning, match="more than the 0 MiB of the store in memory"):
+        with pytest.warns(SAEFeaturesWarning, match="more than the 0 MiB of the store"):
             found = rows(texts, store=store)
         np.testing.assert_array_equal(found, rows(texts))
         assert len(store) == 0
@@ -132,15 +140,7 @@ class TestOnce:
             pooled.append(len(values))
             return pool(values)
 
-        parts = rows_of(
-            computation(),
-            Items("text", texts),
-            pool_and_count,
-            np.concatenate,
-            store=None,
-            device="cpu",
-            batch_size=2,
-        )
+        parts = rows(texts, pool=pool_and_count, batch_size=2)
         assert len(pooled) > 3
         assert sum(pooled) == len(seen) == 20
         np.testing.assert_allclose(parts, whole, atol=1e-5)
@@ -148,20 +148,15 @@ class TestOnce:
     def test_progress_comes_to_the_number_of_texts(self):
         store, told = MemoryStore(), []
         rows(["sea"], store=store)
-        rows(["sky", "sea", "sky", "rain"], store=store, progress=told.append)
-        assert sum(told) == 4
+        rows(["sky", "sea", "sky", "rain"], store=store, progress=lambda *told_: told.append(told_))
+        assert sum(items for items, _ in told) == 4
+        assert sum(tokens for _, tokens in told) == 2 * 3  # CLS, the word, SEP
 
     def test_hidden_states_without_an_sae(self):
         who = computation(Request("tiny", layer=1), with_sae=False)
         texts = ["the sea", "rain", "the sea"]
-        result = rows_of(
-            who,
-            Items("text", texts),
-            lambda values: np.stack([value.pool("mean") for value in values]),
-            np.concatenate,
-            store=None,
-            device="cpu",
-            batch_size=None,
+        result = rows(
+            texts, who, pool=lambda values: np.stack([v.pool("mean") for v in values.values()])
         )
         from sae_features import load_backbone
 

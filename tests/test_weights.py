@@ -92,22 +92,22 @@ class TestBackbones:
 class TestSAEs:
     def test_one_digest_is_made_once(self):
         sae = random_sae()
-        assert shared_sae("digest", "cpu", lambda _: sae) is sae
-        assert shared_sae("digest", "cpu", lambda _: pytest.fail("made again")) is sae
+        assert shared_sae("digest", "cpu", "float32", lambda _: sae) is sae
+        assert shared_sae("digest", "cpu", "float32", lambda _: pytest.fail("made again")) is sae
 
     def test_it_is_made_for_the_device(self):
-        assert shared_sae("digest", "cpu", lambda device: device) == "cpu"
-        assert shared_sae("digest", "meta", lambda device: device) == "meta"
+        assert shared_sae("digest", "cpu", "float32", lambda device: device) == "cpu"
+        assert shared_sae("digest", "meta", "float32", lambda device: device) == "meta"
 
     def test_their_number_is_bounded(self):
         for number in range(MAX_SAES + 3):
-            shared_sae(str(number), "cpu", lambda _: object())
+            shared_sae(str(number), "cpu", "float32", lambda _: object())
         assert loaded_counts() == {"backbones": 0, "saes": MAX_SAES}
 
 
 def test_release_says_how_many_it_let_go(tiny_family):
     backbone = load_backbone("tiny", device="cpu")
-    shared_sae("digest", "cpu", lambda _: object())
+    shared_sae("digest", "cpu", "float32", lambda _: object())
     assert release_weights() == 2
     assert loaded_counts() == {"backbones": 0, "saes": 0}
     assert release_weights() == 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sae_features.ahead import ahead
 from sae_features.backbones.batches import (
     batches_of,
     check_finite,
@@ -31,11 +32,12 @@ from sae_features.parameters import check_image_choices
 from sae_features.ragged import ActivationsByPoint, TokenActivations, offsets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sae_features.architectures import Architecture, Modality
     from sae_features.backbones.readers import InputReader
+    from sae_features.backbones.sites import Tap
     from sae_features.backbones.windows import Windows
     from sae_features.items import Items
 
@@ -257,13 +259,10 @@ class Backbone:
         )
         windows = self.windows(checked, policy)
         counts_tokens = any(point.site != EMBEDDING for point in parsed)
-        Notices(
-            checked.values,
-            windows.truncated,
-            windows.empty if counts_tokens else [],
-            policy.max_length,
-            "they have no activations",
-        ).warn()
+        notices = Notices("they have no activations")
+        empty = windows.empty if counts_tokens else []
+        notices.add(checked.values, windows.truncated, empty, longest=policy.max_length)
+        notices.warn()
         parts: dict[HookPoint, list[np.ndarray]] = {
             point: [np.empty((0, self.width(point)), np.float32)] * len(windows) for point in parsed
         }
@@ -348,24 +347,52 @@ class Backbone:
         taps = {point: self.stack.tap(point) for point in parsed if point.site != EMBEDDING}
         embeds = len(taps) < len(set(parsed))
         counts = windows.counts
-        for chosen in batches_of(windows, will_run(windows, parsed), reader.shape, batch_size):
-            inputs = self._placed(reader.model_inputs(windows, chosen, positions))
+        runs = will_run(windows, parsed)
+        batches = batches_of(windows, runs, reader.shape, batch_size, self.model.device.type)
+
+        def prepare(chosen: np.ndarray) -> dict[str, Any]:
+            return reader.model_inputs(windows, chosen, positions)
+
+        for whole, ready in ahead(batches, prepare):
+            for chosen, inputs, read, output in self._passes(whole, ready, prepare, taps, embeds=embeds):
+                counted = counted_mask(windows, chosen)
+                lengths = dict.fromkeys(taps, counts[chosen])
+                values = {point: counted_rows(hidden, counted) for point, hidden in read.items()}
+                if embeds:
+                    last = HookPoint(self.n_layers - 1, EMBEDDING)
+                    lengths[last] = np.ones(len(chosen), np.int64)
+                    values[last] = self._head.vectors(output, inputs.get("attention_mask"))
+                batch = Batch(
+                    chosen,
+                    {point: lengths[place] for point, place in zip(points, parsed, strict=True)},
+                    {point: values[place] for point, place in zip(points, parsed, strict=True)},
+                )
+                check_finite(batch, windows, positions, self.model.dtype)
+                yield batch
+
+    def _passes(
+        self,
+        chosen: np.ndarray,
+        inputs: dict[str, Any],
+        prepare: Callable[[np.ndarray], dict[str, Any]],
+        taps: Mapping[HookPoint, Tap],
+        *,
+        embeds: bool,
+    ) -> Iterator[tuple[np.ndarray, dict[str, Any], dict[HookPoint, torch.Tensor], Any]]:
+        """Yield windows, their inputs and what the model gives; by halves where a GPU is too small."""
+        try:
+            placed = self._placed(inputs)
             with self._lock:  # hooks sit on the shared model
-                read, output = read_points(self.model, taps, inputs, to_the_end=embeds)
-            counted = counted_mask(windows, chosen)
-            lengths = dict.fromkeys(taps, counts[chosen])
-            values = {point: counted_rows(hidden, counted) for point, hidden in read.items()}
-            if embeds:
-                last = HookPoint(self.n_layers - 1, EMBEDDING)
-                lengths[last] = np.ones(len(chosen), np.int64)
-                values[last] = self._head.vectors(output, inputs.get("attention_mask"))
-            batch = Batch(
-                chosen,
-                {point: lengths[place] for point, place in zip(points, parsed, strict=True)},
-                {point: values[place] for point, place in zip(points, parsed, strict=True)},
-            )
-            check_finite(batch, windows, positions, self.model.dtype)
-            yield batch
+                read, output = read_points(self.model, taps, placed, to_the_end=embeds)
+        except torch.cuda.OutOfMemoryError:
+            if len(chosen) == 1:
+                raise
+        else:
+            yield chosen, placed, read, output
+            return
+        torch.cuda.empty_cache()
+        for half in np.array_split(chosen, 2):
+            yield from self._passes(half, prepare(half), prepare, taps, embeds=embeds)
 
     def _placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return inputs on the model's device, pixels in its type."""
@@ -373,7 +400,9 @@ class Backbone:
         for name, value in inputs.items():
             if isinstance(value, torch.Tensor):
                 kind = self.model.dtype if value.is_floating_point() else value.dtype
-                placed[name] = value.to(self.model.device, kind)
+                if self.model.device.type == "cuda":
+                    value = value.pin_memory()  # noqa: PLW2901 copied while the GPU still computes
+                placed[name] = value.to(self.model.device, kind, non_blocking=True)
             else:
                 placed[name] = value
         return placed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class TextInput:
     def __init__(self, tokenizer: Any, *, first_token_is_sink: bool = False) -> None:
         self.tokenizer = tokenizer
         self.first_token_is_sink = first_token_is_sink
+        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, folder: Path, declared: Text, architecture: Architecture, config: Any) -> TextInput:  # noqa: ARG003
@@ -54,7 +56,8 @@ class TextInput:
         positions: Sequence[int] | None = None,  # noqa: ARG002
     ) -> Windows:
         """Return the token windows of texts."""
-        return tokenize(self.tokenizer, items, policy, first_token_is_sink=self.first_token_is_sink)
+        with self._lock:  # a tokenizer is not for several threads at a time
+            return tokenize(self.tokenizer, items, policy, first_token_is_sink=self.first_token_is_sink)
 
     def shape(self, windows: Windows, window: int) -> tuple[int, ...]:  # noqa: ARG002
         """Return the same for all: they are padded."""

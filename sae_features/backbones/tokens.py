@@ -85,6 +85,7 @@ def tokenize(
         If the prompt leaves no room for text, or the tokenizer has no chat template.
     """
     before, after = prompt_parts(tokenizer, policy.prompt)
+    has_context = bool(before or after)
     uncounted = _special_ids(tokenizer)
     windows = Windows()
     for start in range(0, len(texts), CHUNK_TEXTS):
@@ -94,7 +95,7 @@ def tokenize(
             add_special_tokens=policy.prompt != "chat",
             return_attention_mask=False,
             return_token_type_ids=False,
-            return_offsets_mapping=True,
+            return_offsets_mapping=has_context,
             return_special_tokens_mask=True,
             padding=False,
             truncation=False,
@@ -102,12 +103,14 @@ def tokenize(
         )
         for i, text in enumerate(chunk):
             ids = np.asarray(encoded["input_ids"][i], np.int64)
-            is_text = _text_tokens(
-                np.asarray(encoded["offset_mapping"][i], np.int64).reshape(-1, 2),
-                np.asarray(encoded["special_tokens_mask"][i], bool),
-                len(before) or -1,  # with nothing before or after, every token is of the text
-                len(before) + len(text) if after else sys.maxsize,
-            )
+            is_text = ~np.asarray(encoded["special_tokens_mask"][i], bool)
+            if has_context:
+                is_text &= _overlap(
+                    np.asarray(encoded["offset_mapping"][i], np.int64).reshape(-1, 2),
+                    len(before) or -1,
+                    len(before) + len(text) if after else sys.maxsize,
+                )
+            is_text = _filled(is_text)
             ids, is_text = _with_bos(ids, is_text, tokenizer.bos_token_id, prepend=policy.prepend_bos)
             _add_windows(
                 windows,
@@ -143,22 +146,27 @@ def prompt_parts(tokenizer: Any, prompt: str | None) -> tuple[str, str]:
     return before, after
 
 
-def _special_ids(tokenizer: Any) -> np.ndarray:
+def _special_ids(tokenizer: Any) -> list[int]:
     names = ("bos", "eos", "cls", "sep", "pad")
-    ids = [getattr(tokenizer, f"{name}_token_id", None) for name in names]
-    return np.array([i for i in ids if i is not None], np.int64)
+    ids = {getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    return sorted(i for i in ids if i is not None)
 
 
-def _text_tokens(spans: np.ndarray, added: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Mark the tokens that hold characters ``start:stop``, and what lies between them."""
+def _overlap(spans: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return which tokens hold some of the characters ``start:stop``."""
     first, last = spans.T
     # Byte-level tokenizers trim the span of a space to nothing, at its end.
-    overlaps = ~added & (last > start) & ((first < stop) | ((first == last) & (last == stop)))
-    is_text = np.zeros(len(spans), bool)
-    where = np.flatnonzero(overlaps)
+    overlaps: np.ndarray = (last > start) & ((first < stop) | ((first == last) & (last == stop)))
+    return overlaps
+
+
+def _filled(is_text: np.ndarray) -> np.ndarray:
+    """Return the mask with what lies between its first and its last token."""
+    where = np.flatnonzero(is_text)
+    filled = np.zeros(len(is_text), bool)
     if len(where):
-        is_text[where[0] : where[-1] + 1] = True
-    return is_text
+        filled[where[0] : where[-1] + 1] = True
+    return filled
 
 
 def _with_bos(
@@ -180,7 +188,7 @@ def _add_windows(
     *,
     ids: np.ndarray,
     is_text: np.ndarray,
-    uncounted: np.ndarray,
+    uncounted: Sequence[int],
     policy: TokenPolicy,
     has_sink: bool,
 ) -> None:
@@ -194,7 +202,9 @@ def _add_windows(
         )
         raise InvalidParameterError(message)
     counts_all = policy.tokens == "all"
-    counted = np.ones(len(ids), bool) if counts_all else is_text & ~np.isin(ids, uncounted)
+    counted = np.ones(len(ids), bool) if counts_all else is_text.copy()
+    for special in () if counts_all else uncounted:
+        counted &= ids != special
     # Without anything before the text, its first token takes the part of a BOS.
     has_sink = has_sink and start == 0 and stop - start > 1 and room > 1
     pieces = range(start, max(stop - has_sink, start + 1), room - has_sink)
@@ -202,12 +212,16 @@ def _add_windows(
         windows.truncated.append(item)
         pieces = pieces[:1]
     for first in pieces:
-        chosen = np.r_[0:start, first : min(first + room, stop), stop : len(ids)]
-        counts = counted[chosen]
+        last = min(first + room, stop)
+        if first == start and last == stop:
+            chosen, counts = ids, counted
+        else:
+            kept = np.r_[0:start, first:last, stop : len(ids)]
+            chosen, counts = ids[kept], counted[kept]
         is_repeated = first > start  # it stands in the piece before, too
         if has_sink and (is_repeated or (not counts_all and counts[1:].any())):
             counts[0] = False
-        windows.ids.append(ids[chosen])
+        windows.ids.append(chosen)
         windows.counted.append(counts)
         windows.items.append(item)
     if not any(mask.any() for mask in windows.counted[-len(pieces) :]):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import BERT, MAX_POSITIONS, SITES_OF_BERT, WORDS, edit_json
 
+from sae_features.backbones import backbone as backbone_module
 from sae_features.backbones import batches as batches_module
 from sae_features.backbones.backbone import Backbone
 from sae_features.backbones.text import TextInput
@@ -296,6 +297,36 @@ class TestRun:
         (batch,) = bert.run(windows, points)
         assert set(batch.values) == set(points)
         assert torch.equal(batch.values[HookPoint(-1)], batch.values[HookPoint(2)])
+
+
+SOME = ["sea", "a river near the stone", "rain", "winter snow on an old hill", "calm"]
+
+
+def test_what_does_not_fit_a_gpu_is_run_by_halves(bert, monkeypatch):
+    expected = bert.activations(SOME, layer=1, batch_size=100)
+    genuine, shapes = backbone_module.read_points, []
+
+    def small_gpu(model, taps, inputs, **options):
+        shapes.append(tuple(inputs["input_ids"].shape))
+        if len(inputs["input_ids"]) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return genuine(model, taps, inputs, **options)
+
+    monkeypatch.setattr(backbone_module, "read_points", small_gpu)
+    found = bert.activations(SOME, layer=1, batch_size=100)
+    assert [n for n, _ in shapes] == [5, 3, 2, 1, 2]
+    assert shapes[-1][1] < shapes[0][1]  # halves are padded to their own longest
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
+    np.testing.assert_array_equal(found.offsets, expected.offsets)
+
+
+def test_a_window_that_does_not_fit_alone_is_an_error(bert, monkeypatch):
+    def no_gpu(*args, **options):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(backbone_module, "read_points", no_gpu)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        bert.activations(SOME, layer=1)
 
 
 def test_two_threads_at_different_layers_get_their_own(bert):
