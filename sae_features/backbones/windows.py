@@ -50,6 +50,7 @@ class Windows:
     pictures: list[Picture] = field(default_factory=list)
     grids: list[PatchGrid] | None = None
     layout: str = ""
+    _counts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64), init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -62,7 +63,9 @@ class Windows:
     @property
     def counts(self) -> np.ndarray:
         """Counted tokens of each window."""
-        return np.array([mask.sum() for mask in self.counted], np.int64)
+        if len(self._counts) != len(self.counted):
+            self._counts = np.array([np.count_nonzero(mask) for mask in self.counted], np.int64)
+        return self._counts
 
 
 @dataclass(frozen=True)
