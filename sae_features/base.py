@@ -27,7 +27,7 @@ from sae_features.parameters import (
 from sae_features.progress import Progress
 from sae_features.store import session
 from sae_features.store.disk import DiskStore
-from sae_features.store.settings import store_for
+from sae_features.store.settings import kept_dtype, store_for
 from sae_features.targets import Request, Target, resolve_target
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
             self.overflow,
             self.dtype or "float32",
             modality,
+            kept_dtype(),
         )
 
     def iter_transform(self, X: Any, *, chunk: int = 4096, n_items: int | None = None) -> Iterator[Any]:

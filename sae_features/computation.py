@@ -32,6 +32,8 @@ class Computation:
         As in :class:`sae_features.SAEFeaturizer`.
     modality : {"text", "image"}
         What the items are.
+    kept_dtype : {"float32", "float16"}
+        Type in which codes are kept.
     """
 
     target: Target
@@ -41,6 +43,7 @@ class Computation:
     overflow: str
     dtype: str
     modality: Modality = "text"
+    kept_dtype: str = "float32"
 
     @property
     def identity(self) -> str:
@@ -57,7 +60,7 @@ class Computation:
                 "schema": SCHEMA,
                 "hook_point": list(self.target.point),
                 "sae": sae and sae.digest(model.width(self.target.point)),
-                "kept": "states" if sae is None else "codes",
+                "kept": "states" if sae is None else f"codes, {self.kept_dtype}",
             }
         )
 

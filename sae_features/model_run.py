@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sae_features.ahead import ahead
+from sae_features.errors import SAEFeaturesWarning
 from sae_features.items import Items
+from sae_features.store import session
 from sae_features.store.disk import DiskStore
-from sae_features.weights import backbone_of, shared_sae
+from sae_features.weights import AUTO_DEVICE, backbone_of, choose_device, shared_sae
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,6 +129,7 @@ class ModelRun:
     def backbone(self) -> Any:
         """The model, loaded on first use."""
         shared = self.computations[0]
+        _warn_of_many_models(self.means.device)
         return backbone_of(shared.target.model, device=self.means.device, dtype=shared.dtype)
 
     @cached_property
@@ -158,12 +162,23 @@ class ModelRun:
             lambda place: found.load(width, place),
         )
         if wish.needs_codes:
-            return CodesReader(target.point, sae)
+            return CodesReader(target.point, sae, computation.kept_dtype)
         if self.means.store is None and wish.pooling is not None:
             return RowReader(target.point, sae, wish.pooling, wish.token_top_n)
-        return CodesOrPooledReader(target.point, sae)
+        return CodesOrPooledReader(target.point, sae, computation.kept_dtype)
 
 
 def cost_of(item: Any) -> int:
     """Return about how many characters' work an item is."""
     return len(item) if isinstance(item, str) else IMAGE_CHARACTERS
+
+
+def _warn_of_many_models(device: str | None) -> None:
+    """Say so where each of several worker processes puts a model onto a GPU."""
+    place = choose_device(None if device == AUTO_DEVICE else device)
+    if place.startswith("cuda") and session.is_worker():
+        message = (
+            f"This worker process loads a model onto {place}, as its siblings may. To load one for all: "
+            "n_jobs=1, or featurizer.warm(X) before the search."
+        )
+        warnings.warn(message, SAEFeaturesWarning, stacklevel=2)

@@ -107,7 +107,8 @@ def _entries(codes: TokenCodes) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the indices and values of all entries of each item, of at most one token."""
     bounds = codes.token_offsets[codes.item_offsets][1:-1]
     indices = codes.indices.astype(np.int32, copy=False)
-    return list(zip(np.split(indices, bounds), np.split(codes.values, bounds), strict=True))
+    values = codes.values.astype(np.float32, copy=False)
+    return list(zip(np.split(indices, bounds), np.split(values, bounds), strict=True))
 
 
 class _Runs(NamedTuple):

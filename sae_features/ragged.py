@@ -93,7 +93,7 @@ class TokenCodes:
     ----------
     indices : ndarray of shape (nnz,), uint16 or int32
         Latents that fire, ascending within a token; uint16 where there are at most 65,536.
-    values : ndarray of shape (nnz,), float32
+    values : ndarray of shape (nnz,), float32, or float16 by choice
         How strongly; never 0.
     token_offsets : ndarray of shape (n_tokens + 1,), int64
         Token ``t`` owns the entries ``token_offsets[t]:token_offsets[t + 1]``.
@@ -166,7 +166,8 @@ class TokenCodes:
         """Return a sparse matrix of shape (n_tokens, n_latents) that shares the values."""
         shape = (len(self.token_offsets) - 1, self.n_latents)
         indices = self.indices.astype(np.int32, copy=False)
-        return sp.csr_matrix((self.values, indices, self.token_offsets), shape=shape)
+        values = self.values.astype(np.float32, copy=False)
+        return sp.csr_matrix((values, indices, self.token_offsets), shape=shape)
 
     @classmethod
     def concatenate(cls, parts: Sequence[TokenCodes], n_latents: int) -> TokenCodes:
@@ -181,7 +182,7 @@ class TokenCodes:
         """
         return cls(
             np.concatenate([part.indices for part in parts] or [np.empty(0, index_type(n_latents))]),
-            np.concatenate([np.empty(0, np.float32), *(part.values for part in parts)]),
+            np.concatenate([part.values for part in parts] or [np.empty(0, np.float32)]),
             join_offsets([part.token_offsets for part in parts]),
             join_offsets([part.item_offsets for part in parts]),
             n_latents,

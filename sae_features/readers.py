@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
+from sae_features.errors import InvalidParameterError
 from sae_features.pooled import (
     STATE_POOLINGS,
     PooledCodes,
@@ -32,6 +33,7 @@ DENSE_SHARE = 1 / 16
 """Where more of the latents fire, sparse codes take longer than dense pooling, and more memory."""
 MAX_CODES_BYTES = 2**20
 """Codes of one item that are larger are kept pooled, where poolings are all that is wanted."""
+MAX_FLOAT16 = 65504
 SUM_ROWS = 64
 """Tokens whose values are added in float32; sums of such sums are float64."""
 
@@ -52,14 +54,27 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class CodesReader:
-    """Keeps the latents of every token, sparse: TokenCodes of one item."""
+    """Keeps the latents of every token, sparse: TokenCodes of one item.
+
+    Attributes
+    ----------
+    point : HookPoint
+        Where to read.
+    sae : SparseAutoencoder
+        What to encode with.
+    dtype : {"float32", "float16"}
+        Type of the values.
+    """
 
     point: HookPoint
     sae: SparseAutoencoder
+    dtype: str = "float32"
 
     def read(self, values: torch.Tensor, lengths: np.ndarray) -> list[TokenCodes]:
         """Encode the tokens of several windows."""
         codes = encode_tokens(self.sae, values, offsets_of(lengths))
+        if self.dtype == "float16":
+            codes = replace(codes, values=_halved(codes.values))
         return [codes[window] for window in range(len(codes))]
 
     def join(self, windows: Sequence[TokenCodes]) -> TokenCodes:
@@ -75,11 +90,12 @@ class CodesOrPooledReader:
 
     point: HookPoint
     sae: SparseAutoencoder
+    dtype: str = "float32"
 
     def read(self, values: torch.Tensor, lengths: np.ndarray) -> list[TokenCodes | PooledCodes]:
-        """Encode the tokens of several windows; pool them in each chunk where most latents fire."""
+        """Encode the tokens of several windows; pool them in each chunk where many latents fire."""
         if not self._is_dense(values):
-            return list(CodesReader(self.point, self.sae).read(values, lengths))
+            return list(CodesReader(self.point, self.sae, self.dtype).read(values, lengths))
         pieces: list[list[PooledCodes]] = [[] for _ in lengths]
         for pre, segments in _chunks(self.sae, values, lengths):
             latents = self.sae.activate(pre)
@@ -217,6 +233,24 @@ def _chunks(
             if segments:
                 yield pre, segments
             start = stop
+
+
+def _halved(values: np.ndarray) -> np.ndarray:
+    """Return values in float16, which is right to 2**-11 of each (2**-25 of those below 6e-5).
+
+    Raises
+    ------
+    InvalidParameterError
+        If one is too large for it.
+    """
+    most = np.abs(values).max(initial=0)
+    if most > MAX_FLOAT16:
+        message = (
+            f"Got a latent of {most:,.0f}, and float16 holds at most {MAX_FLOAT16:,}: unset "
+            "SAE_FEATURES_CACHE_DTYPE."
+        )
+        raise InvalidParameterError(message)
+    return values.astype(np.float16)
 
 
 def _sum_rows(latents: torch.Tensor, dim: int = 0) -> torch.Tensor:

@@ -184,6 +184,20 @@ class TestOnDisk:
         with pytest.raises(InvalidParameterError, match="it would keep nothing"):
             featurizer.warm(TEXTS)
 
+    def test_codes_in_half_precision_by_choice(self, tiny_bert, saes, tmp_path, monkeypatch):
+        featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"], cache=tmp_path)
+        whole = featurizer.transform(TEXTS).toarray()
+        monkeypatch.setenv("SAE_FEATURES_CACHE_DTYPE", "float16")
+        half = featurizer.transform(TEXTS).toarray()
+        assert 0 < (abs(half - whole) / np.maximum(whole, 1e-4)).max() <= 2**-11
+        np.testing.assert_array_equal(featurizer.transform(TEXTS).toarray(), half)
+        codes = featurizer.token_codes(TEXTS)
+        assert codes.values.dtype == np.float16
+        assert codes.tocsr().dtype == np.float32
+        monkeypatch.setenv("SAE_FEATURES_CACHE_DTYPE", "float8")
+        with pytest.raises(InvalidParameterError, match="Got SAE_FEATURES_CACHE_DTYPE='float8'"):
+            featurizer.transform(TEXTS)
+
     def test_what_was_finished_before_an_interruption_is_kept(
         self, tiny_bert, saes, tmp_path, monkeypatch, seen
     ):
@@ -390,3 +404,14 @@ def test_workers_of_a_search_compute_each_text_once_and_leave_nothing(
 def test_the_session_of_this_process_is_not_made_without_workers(tiny_bert, saes):
     SAEFeaturizer(tiny_bert, sae=saes["topk"]).fit_transform(TEXTS)
     assert not Path(session.announce()["folder"]).exists()
+
+
+def test_a_worker_that_loads_a_model_onto_a_gpu_says_so(tiny_bert, saes, monkeypatch):
+    from sae_features import model_run
+
+    monkeypatch.setattr(model_run, "choose_device", lambda device: "cuda:0")
+    featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"])
+    featurizer.transform(TEXTS[:1])  # no worker
+    monkeypatch.setattr(model_run.session, "is_worker", lambda: True)
+    with pytest.warns(SAEFeaturesWarning, match="loads a model onto cuda:0, as its siblings may"):
+        featurizer.transform(TEXTS)

@@ -276,6 +276,12 @@ class TestRows:
         for pooling in POOLINGS:
             self.check([item], [long], pooling)
 
+    def test_latents_too_large_for_half_precision_are_an_error(self):
+        sae = replace(random_sae("relu"), b_enc=torch.full((48,), 1e5))
+        reader = CodesReader(HookPoint(1), sae, "float16")
+        with pytest.raises(InvalidParameterError, match="float16 holds at most 65,504: unset SAE"):
+            reader.read(torch.zeros(2, D_MODEL), np.array([2]))
+
     def test_nothing_of_the_size_of_tokens_and_latents_is_made(self, bert):
         sae = random_sae("relu", n_latents=40_000)
         values = torch.randn(3000, D_MODEL)

@@ -219,6 +219,7 @@ class TestIdentity:
             {"max_length": 20},
             {"overflow": "chunk"},
             {"dtype": "bfloat16"},
+            {"kept_dtype": "float16"},
         ],
     )
     def test_it_changes_with_every_choice(self, choices):
@@ -285,7 +286,9 @@ class TestIdentity:
 
     def test_batch_size_and_device_are_not_in_it(self):
         names = {field.name for field in dataclasses.fields(Computation)}
-        assert names == {"target", "tokens", "prompt", "max_length", "overflow", "dtype", "modality"}
+        assert names == {
+            "target", "tokens", "prompt", "max_length", "overflow", "dtype", "modality", "kept_dtype",
+        }  # fmt: skip
 
 
 class TestWhatTheSAESays:

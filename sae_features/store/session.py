@@ -184,6 +184,11 @@ def store() -> Store:
     return _disk(session)
 
 
+def is_worker() -> bool:
+    """Return whether this process shares the session of another one."""
+    return _current().pid != os.getpid()
+
+
 def release() -> None:
     """Leave the session and remove its folder if it is this process's own; the next is a new one."""
     _leave()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import platformdirs
 
 from sae_features.errors import InvalidParameterError
+from sae_features.parameters import check_choice
 
 if TYPE_CHECKING:
     from sae_features.store.disk import DiskStore
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE: Final = "SAE_FEATURES_CACHE"
 SIZE_VARIABLE: Final = "SAE_FEATURES_CACHE_SIZE"
+DTYPE_VARIABLE: Final = "SAE_FEATURES_CACHE_DTYPE"
+KEPT_DTYPES: Final = ("float32", "float16")
 ON: Final = frozenset({"1", "true", "on", "yes"})
 OFF: Final = frozenset({"0", "false", "off", "no"})
 UNITS: Final = {
@@ -58,6 +61,21 @@ def cache_size() -> int:
             f"Got {SIZE_VARIABLE}={said!r}; expected a size like 20GB, 500MB, 4GiB or a number of bytes."
         )
     return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def kept_dtype() -> str:
+    """Return the type in which codes are kept: ``SAE_FEATURES_CACHE_DTYPE``, or float32.
+
+    float16 saves a third of the space; values are then right to 2**-11 of themselves.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the variable holds something else.
+    """
+    said = os.environ.get(DTYPE_VARIABLE, "").strip() or "float32"
+    check_choice(DTYPE_VARIABLE, said, KEPT_DTYPES)
+    return said
 
 
 def store_for(cache: bool | str | os.PathLike[str] | None) -> Store | None:  # noqa: FBT001
