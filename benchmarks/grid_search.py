@@ -474,8 +474,15 @@ def compare_solvers(options: argparse.Namespace) -> list[dict[str, Any]]:
     texts, y = load(options.dataset, options.texts, options.data)
     features = SAEFeaturizer(cache=False).transform(texts)
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, y))
-    available = solvers(is_binary=len(set(y)) == 2)
-    names = [f"{solver}|{given}" for given in INPUTS for solver in available]
+    is_binary = len(set(y)) == 2
+    available = solvers(is_binary=is_binary)
+    is_feasible = {given: is_binary or choice[-1] for given, choice in INPUTS.items()}
+    names = [
+        f"{solver}|{given}"
+        for given in INPUTS
+        for solver in available
+        if is_feasible[given] or "cholesky" not in solver  # its Hessian is (classes × latents)²
+    ]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     preparing: dict[str, list[float]] = {given: [] for given in INPUTS}
     predicted = {name: np.empty_like(y) for name in names}

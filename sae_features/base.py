@@ -204,13 +204,13 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         notices.warn(stacklevel=2)
 
     def _all_rows(self, X: Any) -> Any:
-        """Return the rows of all items; warnings name the caller of the caller."""
+        """Return the rows of all items; warnings name who called ``transform``, in its wrapping."""
         self.check_parameters()
         items = self._items(X, self._target())
         notices = Notices()
         with self._progress(items.modality, len(items)) as bar:
             rows = self._rows(items, store_for(self.cache), bar, notices)
-        notices.warn(stacklevel=3)
+        notices.warn(stacklevel=4)
         return rows
 
     def _progress(self, unit: str, total: int | None) -> Progress:

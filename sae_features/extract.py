@@ -133,6 +133,7 @@ def provenance_of(featurizer: SAEFeaturizer, **more: Any) -> dict[str, Any]:
         "parameters": {
             name: value if isinstance(value, str | int | float | bool | None) else str(value)
             for name, value in featurizer.get_params().items()
+            if name != "cache"  # a place on this machine
         },
         "model": featurizer.model_,
         "model_digest": featurizer.model_digest_,

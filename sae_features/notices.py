@@ -44,6 +44,7 @@ class Notices:
         self.longest: int | None = None
         self.truncated = Tally()
         self.empty = Tally()
+        self.sizes: tuple[int, int] | None = None
 
     def add(
         self,
@@ -72,6 +73,11 @@ class Notices:
         self.truncated.add(texts, truncated, first)
         self.empty.add(texts, empty, first)
 
+    def add_size(self, needed: int, most: int) -> None:
+        """Take note of values that take ``needed`` bytes, in a store that holds ``most``."""
+        if needed > most:
+            self.sizes = (needed, most)
+
     def warn(self, *, stacklevel: int = 2) -> None:
         """Issue at most one warning of each kind.
 
@@ -92,5 +98,13 @@ class Notices:
             message = (
                 f"{self.empty.count} of {self.n_texts} texts have no token that counts (the first is "
                 f"item {self.empty.first}); {self.of_empty}."
+            )
+            warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)
+        if self.sizes:
+            needed, most = (f"{size / 2**20:,.0f} MiB" for size in self.sizes)
+            message = (
+                f"What is kept of these items takes {needed}, more than the {most} of the store: "
+                "another setting will run the model again. Search on fewer items, or keep more on disk: "
+                "cache=True or a folder (20 GiB; SAE_FEATURES_CACHE_SIZE says otherwise)."
             )
             warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)

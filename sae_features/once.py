@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
 from sae_features.computation import Wish, sha256
-from sae_features.errors import SAEFeaturesWarning
 from sae_features.model_run import Lost, ModelRun, cost_of
 from sae_features.pooled import PooledCodes
 
@@ -75,7 +73,8 @@ def rows_of(
         needed += sum(value.nbytes for value in values.values())
         parts.append(pool({digest: values[digest] for digest in wanted}))
     notices.add(items.values, lost.truncated, lost.empty, longest=lost.longest, first=means.first)
-    _warn_if_too_large(needed, means.store)
+    if means.store is not None:
+        notices.add_size(needed, means.store.max_bytes)
     rows: Any = parts[0] if len(parts) == 1 else stack(parts)
     if len(unique) < len(items):
         number = {digest: i for i, digest in enumerate(unique)}
@@ -108,7 +107,8 @@ def fill_store(
             found = _values(sharing, items, wanted, wish=Wish(), means=means, lost=lost)
             needed += sum(value.nbytes for values in found for value in values.values())
     notices.add(items.values, lost.truncated, lost.empty, longest=lost.longest, first=means.first)
-    _warn_if_too_large(needed, means.store)
+    if means.store is not None:
+        notices.add_size(needed, means.store.max_bytes)
 
 
 def _values(
@@ -235,17 +235,6 @@ def _first_positions(digests: Sequence[bytes]) -> dict[bytes, int]:
     for position, digest in enumerate(digests):
         first.setdefault(digest, position)
     return first
-
-
-def _warn_if_too_large(needed: int, store: Store | None) -> None:
-    if store is not None and needed > store.max_bytes:
-        message = (
-            f"What is kept of these items takes {needed / 2**20:,.0f} MiB, more than the "
-            f"{store.max_bytes / 2**20:,.0f} MiB of the store: another setting will run the model "
-            "again. Search on fewer items, or keep more on disk: cache=True or a folder (20 GiB; "
-            "SAE_FEATURES_CACHE_SIZE says otherwise)."
-        )
-        warnings.warn(message, SAEFeaturesWarning, stacklevel=5)
 
 
 def chunks(items: Sequence[Any]) -> Iterator[tuple[int, int]]:

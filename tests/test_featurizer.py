@@ -439,6 +439,18 @@ class TestBadInput:
         assert np.diff(rows.indptr)[1:].sum() == 0
         assert np.diff(rows.indptr)[0] > 0
 
+    def test_warnings_name_the_line_that_called(self, tiny_bert, sae):
+        for use in (
+            lambda f: f.transform(["", "snow"]),
+            lambda f: f.token_codes(["  ", "snow"]),
+            lambda f: list(f.iter_transform(["   ", "snow"])),
+            lambda f: f.warm(["    ", "snow"]),
+            lambda f: warm([f], ["     ", "snow"]),
+        ):
+            with pytest.warns(SAEFeaturesWarning) as caught:
+                use(SAEFeaturizer(tiny_bert, sae=sae))
+            assert [each.filename for each in caught] == [__file__]
+
     def test_only_empty_texts(self, tiny_bert, featurizer):
         with pytest.warns(SAEFeaturesWarning, match="2 of 2"):
             rows = featurizer.transform(["", ""])
