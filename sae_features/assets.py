@@ -28,12 +28,9 @@ def file_sha256(path: str | Path) -> str:
         A file.  In a Hugging Face cache a large file is a link to a blob that is named by its
         SHA-256; that name is taken without reading the file.
     """
-    known = known_sha256(path)
-    if known is not None:
-        return known
-    real = Path(path).resolve()
-    state = real.stat()
-    return _sha256_of_state(str(real), state.st_size, state.st_mtime_ns, state.st_ino)
+    place = os.fspath(path)
+    state = os.stat(place)  # noqa: PTH116 called often, and several times faster
+    return _sha256_of_state(place, state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 def known_sha256(path: str | Path) -> str | None:
@@ -45,6 +42,9 @@ def known_sha256(path: str | Path) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _sha256_of_state(path: str, size: int, mtime_ns: int, inode: int) -> str:  # noqa: ARG001
+    known = known_sha256(path)
+    if known is not None:
+        return known
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -199,17 +199,19 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         notices, first = Notices(), 0
         with self._progress("item", total) as bar:
             while some := list(itertools.islice(X, chunk)):
-                yield self._finished(self._rows(some, store, bar, notices, first=first))
+                target = self._target()
+                items = self._items(some, target, first)
+                yield self._finished(self._rows(items, target, store, bar, notices, first=first))
                 first += len(some)
         notices.warn(stacklevel=2)
 
     def _all_rows(self, X: Any) -> Any:
         """Return the rows of all items; warnings name who called ``transform``, in its wrapping."""
         self.check_parameters()
-        items = self._items(X, self._target())
-        notices = Notices()
+        target, notices = self._target(), Notices()
+        items = self._items(X, target)
         with self._progress(items.modality, len(items)) as bar:
-            rows = self._rows(items, store_for(self.cache), bar, notices)
+            rows = self._rows(items, target, store_for(self.cache), bar, notices)
         notices.warn(stacklevel=4)
         return rows
 
@@ -218,15 +220,14 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
 
     def _rows(
         self,
-        X: Any,
+        items: Items,
+        target: Target,
         store: Store | None,
         bar: Progress,
         notices: Notices,
         *,
         first: int = 0,
     ) -> Any:
-        target = self._target()
-        items = X if isinstance(X, Items) else self._items(X, target, first)
         computation = self._computation(target, items.modality)
         name = None if store is None else f"{_name_of(store)} {computation.identity}"
         return rows_of(
@@ -237,6 +238,7 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
             wish=self._wish,
             means=Means(store, self.device, self.batch_size, bar.tell, first),
             notices=notices,
+            derived=lambda digests: self._derived(name, digests),
         )
 
     @property
@@ -247,6 +249,10 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
     def _pool(self, values: Mapping[bytes, Any], target: Target, name: str | None) -> Any:
         """Return the rows of items; ``name`` is that of their values, if they are kept."""
         raise NotImplementedError
+
+    def _derived(self, name: str | None, digests: list[bytes]) -> dict[bytes, Any]:  # noqa: ARG002
+        """Return what this process has made of values of that name before."""
+        return {}
 
     def _stack(self, parts: list[Any]) -> Any:
         """Return rows laid one below the other."""

@@ -45,7 +45,7 @@ class Computation:
     modality: Modality = "text"
     kept_dtype: str = "float32"
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """SHA-256 of everything that the values depend on; batch size and device are not in it."""
         return sha256(self.who)
@@ -69,12 +69,12 @@ class Computation:
         """The same of codes that are kept pooled."""
         return _canonical(json.loads(self.who) | {"kept": "pooled codes"})
 
-    @property
+    @cached_property
     def model_run(self) -> str:
         """Digest of what determines the activations: computations with the same one share a run."""
         return sha256(_canonical(self._model_run))
 
-    @property
+    @cached_property
     def _model_run(self) -> dict[str, Any]:
         model = self.target.model
         return {

@@ -23,7 +23,7 @@ from sae_features.parameters import (
     check_count,
     check_threshold,
 )
-from sae_features.pooled_rows import pooled_rows
+from sae_features.pooled_rows import pooled_before, pooled_rows
 from sae_features.ragged import TokenCodes
 from sae_features.saes.labels import read_labels
 from sae_features.store.settings import store_for
@@ -293,6 +293,9 @@ class SAEFeaturizer(BaseFeaturizer):
         if self.binarize:
             rows.data.fill(1)
         return rows
+
+    def _derived(self, name: str | None, digests: list[bytes]) -> dict[bytes, Any]:
+        return pooled_before(name, self.token_top_n, digests)
 
     def _stack(self, parts: list[sp.csr_matrix]) -> sp.csr_matrix:
         return sp.vstack(parts, format="csr")

@@ -32,6 +32,7 @@ class Lost:
     """Which texts lost tokens or have none that counts, by their positions."""
 
     def __init__(self) -> None:
+        self.ran = False
         self.truncated: list[int] = []
         self.empty: list[int] = []
         self.longest: int | None = None
@@ -107,6 +108,7 @@ class ModelRun:
             positions=self._names(block),
             progress=self._tell,
         )
+        self.lost.ran = True
         self.lost.longest = self.policy.max_length
         self.lost.truncated += [self.positions[block[i]] for i in extracted.truncated]
         self.lost.empty += [self.positions[block[i]] for i in extracted.empty]

@@ -38,6 +38,7 @@ def rows_of(
     wish: Wish,
     means: Means,
     notices: Notices,
+    derived: Callable[[list[bytes]], dict[bytes, Any]] = lambda _: {},
     take: Callable[[Rows, np.ndarray], Rows] | None = None,
 ) -> Rows:
     """Return one row per item, in order; the model sees each different item at most once.
@@ -59,6 +60,8 @@ def rows_of(
         How to compute.
     notices : Notices
         Is told of texts that were truncated or empty.
+    derived : callable, optional
+        Gives what this process has already made of values, by digest: those are not looked up.
     take : callable, optional
         Takes the rows of some items, by their numbers, where an index does not.
     """
@@ -69,8 +72,14 @@ def rows_of(
     parts, needed, lost = [], 0, Lost()
     for start, stop in chunks([items.values[position] for position in first.values()]):
         wanted = {digest: first[digest] for digest in unique[start:stop]}
-        (values,) = _values([computation], items, wanted, wish=wish, means=means, lost=lost)
-        needed += sum(value.nbytes for value in values.values())
+        values = derived(list(wanted))
+        means.tell(len(values))
+        rest = {digest: position for digest, position in wanted.items() if digest not in values}
+        if rest:
+            (found,) = _values([computation], items, rest, wish=wish, means=means, lost=lost)
+            values |= found
+        if lost.ran:  # otherwise all is kept
+            needed += sum(value.nbytes for value in values.values())
         parts.append(pool({digest: values[digest] for digest in wanted}))
     notices.add(items.values, lost.truncated, lost.empty, longest=lost.longest, first=means.first)
     if means.store is not None:

@@ -53,8 +53,7 @@ def pooled_rows(
     codes = {digest: v for digest, v in values.items() if isinstance(v, TokenCodes)}
     pooled: dict[bytes, Any] = {}
     if codes:
-        key = f"{name} {token_top_n}"
-        pooled = DERIVED.get_many(key, list(codes)) if name else {}
+        pooled = pooled_before(name, token_top_n, list(codes))
         fresh: dict[bytes, Any] = {}
         for group in _groups({d: v for d, v in codes.items() if d not in pooled}):
             together = TokenCodes.concatenate(list(group.values()), n_latents)
@@ -62,7 +61,7 @@ def pooled_rows(
                 together = keep_token_top_n(together, token_top_n)
             fresh |= zip(group, pool_each(together), strict=True)
         if name:
-            DERIVED.put_many(key, fresh)
+            DERIVED.put_many(f"{name} {token_top_n}", fresh)
         pooled |= fresh
     rows = [pooled.get(digest, value).pool(pooling) for digest, value in values.items()]
     indptr = np.cumsum([0, *(len(indices) for indices, _ in rows)])
@@ -74,6 +73,11 @@ def pooled_rows(
     if not data.all():
         matrix.eliminate_zeros()
     return matrix
+
+
+def pooled_before(name: str | None, token_top_n: int | None, digests: list[bytes]) -> dict[bytes, Any]:
+    """Return what :func:`pooled_rows` has pooled of codes of that name, by digest."""
+    return DERIVED.get_many(f"{name} {token_top_n}", digests) if name else {}
 
 
 def _groups(codes: Mapping[bytes, TokenCodes]) -> Iterator[dict[bytes, TokenCodes]]:

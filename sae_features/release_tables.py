@@ -102,11 +102,24 @@ def entries(table: Path, models: Collection[str] | None = None) -> Iterator[dict
     models : collection of str, optional
         Only SAEs of models of these names.
     """
+    if models is not None:
+        yield from (dict(entry) for entry in _entries_of_models(table, frozenset(models)))
+        return
     for name in _releases(table):
         for part in _parts(table, name):
-            if models is None or part["model"] in models:
-                for values in _values(table, name, part):
-                    yield _entry(table, name, part, values)
+            for values in _values(table, name, part):
+                yield _entry(table, name, part, values)
+
+
+@lru_cache(maxsize=256)
+def _entries_of_models(table: Path, models: frozenset[str]) -> list[dict[str, Any]]:
+    return [
+        _entry(table, name, part, values)
+        for name in _releases(table)
+        for part in _parts(table, name)
+        if part["model"] in models
+        for values in _values(table, name, part)
+    ]
 
 
 def ids_of_release(table: Path, name: str) -> list[str]:
