@@ -12,7 +12,6 @@ from sae_features import SAEFeaturizer
 from sae_features.parameters import POOLINGS
 
 
-
 @pytest.fixture(scope="module", params=ASSETS)
 def original(request):
     return Original.load(request.param)
