@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 SESSION = "_session"
+SENDING_THREADS = ("QueueFeederThread", "_handle_tasks")
+"""Where loky and multiprocessing's pools pickle what they send to workers."""
 
 
 class BaseFeaturizer(TransformerMixin, BaseEstimator):
@@ -77,13 +79,11 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled: for a worker process also where this one shares what it keeps.
-
-        Pools pickle what they send to workers in a thread of their own.
-        """
+        """Return what is pickled: for a worker process also where this one shares what it keeps."""
         state = dict(super().__getstate__())
-        is_saved = threading.current_thread() is threading.main_thread()
-        return state if is_saved else state | {SESSION: session.announce()}
+        thread = threading.current_thread().name
+        is_sent = any(name in thread for name in SENDING_THREADS)
+        return state | {SESSION: session.announce()} if is_sent else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take what was pickled."""
@@ -188,7 +188,7 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         if isinstance(X, str | bytes):
             check_items(X, ("text",))  # says what is wrong with a single text
         store = store_for(self.cache)
-        if not isinstance(store, DiskStore):
+        if not isinstance(store, DiskStore) or store.is_temporary:
             store = None
         total = len(X) if n_items is None and isinstance(X, Sized) else n_items
         return self._stream(iter(X), int(chunk), total, store)
@@ -335,6 +335,7 @@ def warm_all(featurizers: Sequence[BaseFeaturizer], X: Any) -> None:
         fill_store(
             [computation for _, computation in read],
             items,
+            wish=Wish(needs_codes=any(getattr(f, "token_top_n", None) for f in featurizers)),
             means=Means(stores[0], lead.device, lead.batch_size, bar.tell),
             notices=notices,
         )

@@ -67,7 +67,8 @@ class Computation:
     @cached_property
     def who_pools(self) -> str:
         """The same of codes that are kept pooled."""
-        return _canonical(json.loads(self.who) | {"kept": "pooled codes"})
+        who = json.loads(self.who)
+        return _canonical(who | {"kept": f"pooled {who['kept']}"})
 
     @cached_property
     def model_run(self) -> str:

@@ -417,7 +417,7 @@ class ActivationFeaturizer(BaseFeaturizer):
 def warm(featurizers: Sequence[SAEFeaturizer | ActivationFeaturizer], X: Any) -> None:
     """Run models over items ahead, once for all featurizers that see the same tokens.
 
-    What the featurizers need stays in the memory of the process, so that their ``transform`` runs
+    What the featurizers need is kept where their ``cache`` says, so that their ``transform`` runs
     no model: latents of several SAEs and layers and the hidden states beside them cost one run.
 
     Parameters

@@ -33,6 +33,7 @@ class Lost:
 
     def __init__(self) -> None:
         self.ran = False
+        self.n_found = 0  # of which nothing is known
         self.truncated: list[int] = []
         self.empty: list[int] = []
         self.longest: int | None = None

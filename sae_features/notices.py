@@ -45,6 +45,8 @@ class Notices:
         self.truncated = Tally()
         self.empty = Tally()
         self.sizes: tuple[int, int] | None = None
+        self.on_disk = False
+        self.are_all = True
 
     def add(
         self,
@@ -54,6 +56,7 @@ class Notices:
         *,
         longest: int | None,
         first: int = 0,
+        are_all: bool = True,
     ) -> None:
         """Count texts.
 
@@ -67,16 +70,19 @@ class Notices:
             How many tokens a text may have.
         first : int, default=0
             What the first position is called.
+        are_all : bool, default=True
+            Whether there may not be more of them, kept from before.
         """
+        self.are_all &= are_all
         self.n_texts += len(texts)
         self.longest = self.longest if longest is None else longest
         self.truncated.add(texts, truncated, first)
         self.empty.add(texts, empty, first)
 
-    def add_size(self, needed: int, most: int) -> None:
+    def add_size(self, needed: int, most: int, *, on_disk: bool) -> None:
         """Take note of values that take ``needed`` bytes, in a store that holds ``most``."""
         if needed > most:
-            self.sizes = (needed, most)
+            self.sizes, self.on_disk = (needed, most), on_disk
 
     def warn(self, *, stacklevel: int = 2) -> None:
         """Issue at most one warning of each kind.
@@ -89,22 +95,30 @@ class Notices:
         """
         if self.truncated.count:
             message = (
-                f"{self.truncated.count} of {self.n_texts} texts are longer than {self.longest} tokens "
-                f"and were truncated (the first is item {self.truncated.first}); overflow='chunk' uses "
+                f"{self._at_least}{self.truncated.count} of {self.n_texts} texts are longer than "
+                f"{self.longest} tokens and were truncated (the first is item {self.truncated.first}); overflow='chunk' uses "
                 "all of them."
             )
             warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)
         if self.empty.count:
             message = (
-                f"{self.empty.count} of {self.n_texts} texts have no token that counts (the first is "
-                f"item {self.empty.first}); {self.of_empty}."
+                f"{self._at_least}{self.empty.count} of {self.n_texts} texts have no token that counts "
+                f"(the first is item {self.empty.first}); {self.of_empty}."
             )
             warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)
         if self.sizes:
-            needed, most = (f"{size / 2**20:,.0f} MiB" for size in self.sizes)
+            needed, most = (f"{size / 2**20:,.1f} MiB" for size in self.sizes)
+            advice = (
+                "raise SAE_FEATURES_CACHE_SIZE."
+                if self.on_disk
+                else "keep them on disk: cache=True or a folder."
+            )
             message = (
                 f"What is kept of these items takes {needed}, more than the {most} of the store: "
-                "another setting will run the model again. Search on fewer items, or keep more on disk: "
-                "cache=True or a folder (20 GiB; SAE_FEATURES_CACHE_SIZE says otherwise)."
+                f"another setting will run the model again. Search on fewer items, or {advice}"
             )
             warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)
+
+    @property
+    def _at_least(self) -> str:
+        return "" if self.are_all else "At least "

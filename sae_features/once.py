@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from sae_features.computation import Wish, sha256
+from sae_features.computation import sha256
 from sae_features.model_run import Lost, ModelRun, cost_of
 from sae_features.pooled import PooledCodes
+from sae_features.store.disk import DiskStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
-    from sae_features.computation import Computation, Means
+    from sae_features.computation import Computation, Means, Wish
     from sae_features.items import Items
     from sae_features.notices import Notices
     from sae_features.store import Store
@@ -73,6 +74,7 @@ def rows_of(
     for start, stop in chunks([items.values[position] for position in first.values()]):
         wanted = {digest: first[digest] for digest in unique[start:stop]}
         values = derived(list(wanted))
+        lost.n_found += len(values)
         means.tell(len(values))
         rest = {digest: position for digest, position in wanted.items() if digest not in values}
         if rest:
@@ -81,9 +83,7 @@ def rows_of(
         if lost.ran:  # otherwise all is kept
             needed += sum(value.nbytes for value in values.values())
         parts.append(pool({digest: values[digest] for digest in wanted}))
-    notices.add(items.values, lost.truncated, lost.empty, longest=lost.longest, first=means.first)
-    if means.store is not None:
-        notices.add_size(needed, means.store.max_bytes)
+    _note(notices, items, lost, needed, means)
     rows: Any = parts[0] if len(parts) == 1 else stack(parts)
     if len(unique) < len(items):
         number = {digest: i for i, digest in enumerate(unique)}
@@ -93,7 +93,12 @@ def rows_of(
 
 
 def fill_store(
-    computations: Sequence[Computation], items: Items, *, means: Means, notices: Notices
+    computations: Sequence[Computation],
+    items: Items,
+    *,
+    wish: Wish,
+    means: Means,
+    notices: Notices,
 ) -> None:
     """Compute what several computations lack; those that see the same tokens share a model run.
 
@@ -101,7 +106,7 @@ def fill_store(
     ----------
     computations : sequence of Computation
         Who computes.
-    items, means, notices
+    items, wish, means, notices
         As in :func:`rows_of`; progress counts each item once per model run.
     """
     together: dict[str, list[Computation]] = defaultdict(list)
@@ -113,11 +118,22 @@ def fill_store(
     for sharing in together.values():
         for start, stop in chunks([items.values[position] for position in first.values()]):
             wanted = {digest: first[digest] for digest in unique[start:stop]}
-            found = _values(sharing, items, wanted, wish=Wish(), means=means, lost=lost)
-            needed += sum(value.nbytes for values in found for value in values.values())
-    notices.add(items.values, lost.truncated, lost.empty, longest=lost.longest, first=means.first)
+            found = _values(sharing, items, wanted, wish=wish, means=means, lost=lost, reads=False)
+            needed += sum(value.nbytes for values in found for value in values.values() if value)
+    _note(notices, items, lost, needed, means)
+
+
+def _note(notices: Notices, items: Items, lost: Lost, needed: int, means: Means) -> None:
+    notices.add(
+        items.values,
+        lost.truncated,
+        lost.empty,
+        longest=lost.longest,
+        first=means.first,
+        are_all=lost.n_found == 0,
+    )
     if means.store is not None:
-        notices.add_size(needed, means.store.max_bytes)
+        notices.add_size(needed, means.store.max_bytes, on_disk=isinstance(means.store, DiskStore))
 
 
 def _values(
@@ -128,10 +144,14 @@ def _values(
     wish: Wish,
     means: Means,
     lost: Lost,
+    reads: bool = True,
 ) -> list[dict[bytes, Any]]:
-    """Return the values of a chunk of items, for each computation: from the store, or computed now."""
+    """Return the values of a chunk of items, for each computation: from the store, or computed now.
+
+    Without ``reads``, None stands for a value that is in the store.
+    """
     found: list[dict[bytes, Any]] = [{} for _ in computations]
-    lookups = [_Lookup(means.store, computation, wish) for computation in computations]
+    lookups = [_Lookup(means.store, who, wish, reads=reads) for who in computations]
 
     def lacking(of: Iterable[bytes]) -> list[bytes]:
         """Look for values that are not yet found, and return what still lacks some."""
@@ -141,6 +161,7 @@ def _values(
         return [digest for digest in asked if any(digest not in values for values in found)]
 
     missing = lacking(wanted)
+    lost.n_found += len(wanted) - len(missing)
     means.tell(len(wanted) - len(missing))
     run = ModelRun(computations, items, wanted, wish=wish, means=means, lost=lost)
     while missing:
@@ -175,8 +196,11 @@ def _granted(
 class _Lookup:
     """What a store holds for one computation; without a store, nothing."""
 
-    def __init__(self, store: Store | None, computation: Computation, wish: Wish) -> None:
+    def __init__(
+        self, store: Store | None, computation: Computation, wish: Wish, *, reads: bool
+    ) -> None:
         self.store = store
+        self.reads = reads
         self.who = computation.who
         has_codes = computation.target.sae is not None
         self.who_pools = computation.who_pools if has_codes else None
@@ -186,11 +210,18 @@ class _Lookup:
         """Return the values that are there."""
         if self.store is None or not digests:
             return {}
-        found = self.store.get_many(sha256(self.who), digests)
+        found = self._of(self.who, digests)
         rest = [digest for digest in digests if digest not in found]
         if rest and self.takes_pooled and self.who_pools is not None:
-            found |= self.store.get_many(sha256(self.who_pools), rest)
+            found |= self._of(self.who_pools, rest)
         return found
+
+    def _of(self, who: str, digests: list[bytes]) -> dict[bytes, Any]:
+        if self.store is None:
+            return {}
+        if self.reads:
+            return self.store.get_many(sha256(who), digests)
+        return dict.fromkeys(self.store.has_many(sha256(who), digests))
 
     def put(self, values: Mapping[bytes, Any]) -> None:
         """Keep values."""

@@ -94,7 +94,7 @@ class TokenCodes:
     indices : ndarray of shape (nnz,), uint16 or int32
         Latents that fire, ascending within a token; uint16 where there are at most 65,536.
     values : ndarray of shape (nnz,), float32, or float16 by choice
-        How strongly; never 0.
+        How strongly; never 0, unless a value below 3e-8 became so in float16.
     token_offsets : ndarray of shape (n_tokens + 1,), int64
         Token ``t`` owns the entries ``token_offsets[t]:token_offsets[t + 1]``.
     item_offsets : ndarray of shape (n_items + 1,), int64

@@ -204,7 +204,8 @@ class PooledReader:
         return [PooledItem(row.copy(), int(n)) for row, n in zip(pooled, lengths, strict=True)]
 
     def join(self, windows: Sequence[PooledItem]) -> PooledItem:
-        """Combine the windows of an item."""
+        """Combine the windows of an item; one without tokens may have run for its embedding."""
+        windows = [window for window in windows if window.n_tokens]
         if not windows:
             return PooledItem(np.zeros((len(STATE_POOLINGS), self.d_model), np.float32), 0)
         if len(windows) == 1:

@@ -126,7 +126,7 @@ class TestOnDisk:
         featurizer = SAEFeaturizer(tiny_bert, sae=saes["relu"], cache=tmp_path)
         featurizer.transform(TEXTS)
         kept = [identity["who"]["kept"] for identity in disk_store(tmp_path).stats()["identities"]]
-        assert kept == ["pooled codes"]
+        assert kept == ["pooled codes, float32"]
         seen.clear()
         codes = featurizer.token_codes(TEXTS)
         assert sorted(seen) == sorted(TEXTS)
@@ -272,6 +272,26 @@ def test_warm_as_a_method(tiny_bert, saes, seen):
     assert seen == []
 
 
+def test_warm_keeps_codes_where_a_featurizer_needs_those_of_single_tokens(tiny_bert, saes, seen):
+    featurizer = SAEFeaturizer(tiny_bert, sae=saes["relu"], token_top_n=2).warm(TEXTS)
+    seen.clear()
+    featurizer.transform(TEXTS)
+    assert seen == []
+
+
+def test_what_was_kept_in_half_precision_is_not_served_in_full(tiny_bert, saes, tmp_path, monkeypatch):
+    from sae_features import readers
+
+    monkeypatch.setattr(readers, "MAX_CODES_BYTES", 1)  # codes are kept pooled
+    featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"], pooling="sum", cache=tmp_path)
+    expected = clone(featurizer).set_params(cache=False).transform(TEXTS)
+    monkeypatch.setenv("SAE_FEATURES_CACHE_DTYPE", "float16")
+    featurizer.transform(TEXTS)
+    monkeypatch.delenv("SAE_FEATURES_CACHE_DTYPE")
+    difference = abs(featurizer.transform(TEXTS) - expected)
+    assert difference.max() <= 1e-6 * abs(expected).max()
+
+
 def test_featurizers_of_different_caches_cannot_share_a_run(tiny_bert, saes, tmp_path):
     pair = [SAEFeaturizer(tiny_bert, sae=saes["topk"], cache=cache) for cache in (None, tmp_path)]
     with pytest.raises(InvalidParameterError, match="different caches; expected one of all"):
@@ -305,9 +325,13 @@ def test_a_saved_estimator_says_nothing_of_this_process(tiny_bert, saes):
     saved = pickle.dumps(featurizer)
     assert b"session" not in saved
     assert pickle.loads(saved).get_params() == featurizer.get_params()
-    with ThreadPoolExecutor(1) as pool:  # as pools pickle what they send
-        sent = pool.submit(pickle.dumps, featurizer).result()
-    assert b"session" in sent
+    sent = []
+    for name in ("Thread-1", "QueueFeederThread"):  # the second is loky's
+        thread = threading.Thread(target=lambda: sent.append(pickle.dumps(featurizer)), name=name)
+        thread.start()
+        thread.join()
+    assert [b"session" in each for each in sent] == [False, True]
+    sent = sent[1]
     assert vars(pickle.loads(sent)) == vars(featurizer)
 
 

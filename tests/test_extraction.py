@@ -199,6 +199,18 @@ def test_progress_comes_to_the_number_of_items(bert, texts, batch_size, overflow
     assert tokens.sum() == windows.lengths[windows.counts > 0].sum()
 
 
+def test_hidden_states_of_windows_without_tokens_do_not_count():
+    reader = PooledReader(HookPoint(1), 2)
+    nothing = PooledItem(np.zeros((4, 2), np.float32), 0)
+    some = PooledItem(np.full((4, 2), -1, np.float32), 3)
+    other = PooledItem(np.full((4, 2), -2, np.float32), 2)
+    assert reader.join([nothing, some, nothing]) is some
+    joined = reader.join([nothing, some, other, nothing])
+    assert joined.rows[:, 0].tolist() == [-1, -3, -1, -2]
+    assert joined.n_tokens == 5
+    assert reader.join([nothing]).n_tokens == 0
+
+
 class TestRows:
     """Features pooled while they are computed, or from codes: the same."""
 

@@ -400,9 +400,10 @@ class Backbone:
         for name, value in inputs.items():
             if isinstance(value, torch.Tensor):
                 kind = self.model.dtype if value.is_floating_point() else value.dtype
-                if self.model.device.type == "cuda":
+                is_cuda = self.model.device.type == "cuda"
+                if is_cuda:
                     value = value.pin_memory()  # noqa: PLW2901 copied while the GPU still computes
-                placed[name] = value.to(self.model.device, kind, non_blocking=True)
+                placed[name] = value.to(self.model.device, kind, non_blocking=is_cuda)
             else:
                 placed[name] = value
         return placed

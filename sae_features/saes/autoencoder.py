@@ -343,7 +343,9 @@ class SparseAutoencoder:
         tensor of shape (rows, n_latents)
         """
         given = _real_rows("x", x, self.d_in)
-        wants_grad = torch.is_grad_enabled() and (given.requires_grad or self.W_enc.requires_grad)
+        wants_grad = torch.is_grad_enabled() and (
+            given.requires_grad or any(tensor.requires_grad for _, tensor in self.tensors())
+        )
         rows, start, out = self._chunk_rows(), 0, None
         while start < len(given) or start == 0:
             chunk = given[start : start + rows]
@@ -606,8 +608,8 @@ class SparseAutoencoder:
     def _bound(self) -> torch.Tensor | None:
         """What pre-activations must exceed to fire, at least 0; for gates whatever it is."""
         if self.b_gate is not None:
-            return -self.b_gate
-        return None if self.threshold is None else self.threshold.relu()
+            return 0.0 - self.b_gate  # never -0.0, whose bits are those of a negative number
+        return None if self.threshold is None else self.threshold.relu() + 0.0
 
     def _decode(self, f: torch.Tensor | SparseLatents) -> torch.Tensor:
         if self.W_dec is None:

@@ -53,6 +53,7 @@ def largest(pre: torch.Tensor, k: int, *, positive: bool) -> torch.Tensor:
     tensor of shape (nnz,), int64
         At most k of a row; exactly k if ``positive`` is False.
     """
+    pre = pre.detach()
     n, width = pre.shape
     if pre.device.type != "cpu" or (pre.dtype == torch.bfloat16 and not positive):
         return _by_sorting(pre, k, positive=positive)

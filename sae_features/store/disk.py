@@ -50,6 +50,7 @@ class DiskStore:
     def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES, temporary: bool = False) -> None:
         self.folder = Path(folder).absolute()  # wherever the process goes
         self.max_bytes = max_bytes
+        self.is_temporary = temporary
         self.index = Index(self.folder, temporary=temporary)
         self.claims = Claims(self.index)
         self._has_told = False

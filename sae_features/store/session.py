@@ -68,6 +68,17 @@ class _State:
 
 
 _state = _State()
+_lock = threading.Lock()
+
+
+def _unlock() -> None:
+    """Let a forked child not wait for a thread that it does not have."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
 
 
 class OwnerStore:
@@ -227,10 +238,12 @@ def _root() -> Path | None:
 
 
 def _disk(session: Session) -> DiskStore:
-    disk = _state.disk
-    if disk is None or str(disk.folder) != session.folder:
-        disk = _state.disk = DiskStore(Path(session.folder), max_bytes=SESSION_BYTES, temporary=True)
-    return disk
+    """Return the one store of a session: claims belong to the store through which they were made."""
+    with _lock:
+        disk = _state.disk
+        if disk is None or str(disk.folder) != session.folder:
+            disk = _state.disk = DiskStore(Path(session.folder), max_bytes=SESSION_BYTES, temporary=True)
+        return disk
 
 
 def _spill(session: Session) -> None:
@@ -267,6 +280,8 @@ def _make(session: Session) -> None:
 def _start_reaper(session: Session) -> None:
     """Let a process outlive the owner, which may be killed, and remove the folder then."""
     if getattr(sys, "frozen", False) or not sys.executable:  # no Python that could be started
+        return
+    if os.name == "nt":  # where it is not told whether the owner lives; what is left is swept later
         return
     command = [
         sys.executable,

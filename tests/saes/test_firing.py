@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,35 @@ def test_bfloat16_compares_as_its_numbers_do(positive):
     found = largest(pre, 20, positive=positive)
     kept = values.view(-1)[found].view(30, -1).sort().values
     assert torch.equal(kept, values.topk(20).values.sort().values)
+
+
+@pytest.mark.parametrize("architecture", ["gated", "jumprelu"])
+def test_a_bound_of_zero_has_no_sign(architecture):
+    from tiny import random_sae
+
+    sae = random_sae(architecture)
+    name = "b_gate" if architecture == "gated" else "threshold"
+    zeros = torch.zeros(48) if architecture == "gated" else -torch.zeros(48)
+    sae = replace(sae, **{name: zeros}).to(dtype="bfloat16")
+    x = drawn(20, 32, 0)
+    assert len(sae.encode_sparse(x).values) == int((sae.encode(x) != 0).sum())
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu", "jumprelu", "gated", "groupmax"])
+def test_gradients_flow_through_what_fires(architecture):
+    from tiny import random_sae
+
+    sae = random_sae(architecture, n_latents=256 if architecture != "groupmax" else 48)
+    names = [name for name, _ in sae.tensors() if name not in ("threshold", "b_gate")]
+    for name in (*names, None):
+        given = {} if name is None else {name: getattr(sae, name).clone().requires_grad_()}
+        leaf = drawn(7, 32, 1).requires_grad_(name is None)
+        learned = replace(sae, **given)
+        whole = learned.reconstruct(leaf).sum() + learned.encode_sparse(leaf).values.sum()
+        whole.backward()
+        gradient = leaf.grad if name is None else given[name].grad
+        assert torch.isfinite(gradient).all()
+        assert (gradient != 0).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
