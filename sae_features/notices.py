@@ -96,8 +96,8 @@ class Notices:
         if self.truncated.count:
             message = (
                 f"{self._at_least}{self.truncated.count} of {self.n_texts} texts are longer than "
-                f"{self.longest} tokens and were truncated (the first is item {self.truncated.first}); overflow='chunk' uses "
-                "all of them."
+                f"{self.longest} tokens and were truncated (the first is item {self.truncated.first}); "
+                "overflow='chunk' uses all of them."
             )
             warnings.warn(message, SAEFeaturesWarning, stacklevel=stacklevel + 1)
         if self.empty.count:
