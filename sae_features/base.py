@@ -167,7 +167,8 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : iterable
-            Texts or images, also an iterator.
+            Texts or images: what :meth:`transform` takes, checked at once, or any other iterable, such
+            as a generator, read ``chunk`` items at a time.
         chunk : int, default=4096
             Items at a time.
         n_items : int, optional
@@ -185,24 +186,31 @@ class BaseFeaturizer(TransformerMixin, BaseEstimator):
         """
         self.check_parameters()
         check_count("chunk", chunk)
-        if isinstance(X, str | bytes):
-            check_items(X, ("text",))  # says what is wrong with a single text
         store = store_for(self.cache)
         if not isinstance(store, DiskStore) or store.is_temporary:
             store = None
-        total = len(X) if n_items is None and isinstance(X, Sized) else n_items
-        return self._stream(iter(X), int(chunk), total, store)
+        if isinstance(X, Sized):  # a frame, a series, an array: read as transform reads it
+            items = self._items(X, self._target())
+            parts = (
+                Items(items.modality, items.values[start : start + chunk])
+                for start in range(0, len(items), chunk)
+            )
+            return self._stream(parts, len(items), store)
+        return self._stream(self._read(iter(X), int(chunk)), n_items, store)
 
-    def _stream(
-        self, X: Iterator[Any], chunk: int, total: int | None, store: Store | None
-    ) -> Iterator[Any]:
+    def _read(self, X: Iterator[Any], chunk: int) -> Iterator[Items]:
+        first = 0
+        while some := list(itertools.islice(X, chunk)):
+            yield self._items(some, self._target(), first)
+            first += len(some)
+
+    def _stream(self, parts: Iterator[Items], total: int | None, store: Store | None) -> Iterator[Any]:
         notices, first = Notices(), 0
         with self._progress("item", total) as bar:
-            while some := list(itertools.islice(X, chunk)):
+            for items in parts:
                 target = self._target()
-                items = self._items(some, target, first)
                 yield self._finished(self._rows(items, target, store, bar, notices, first=first))
-                first += len(some)
+                first += len(items)
         notices.warn(stacklevel=2)
 
     def _all_rows(self, X: Any) -> Any:

@@ -30,12 +30,20 @@ def add_options(cache: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Do what was asked for; return it, and as text."""
+    from sae_features.errors import InvalidParameterError, StoreError
+    from sae_features.store.index import INDEX
     from sae_features.store.settings import cache_folder, disk_store
 
+    if options.cache is not None and not options.cache.strip():
+        raise InvalidParameterError("Got --cache ''; expected a folder.")
     folder = cache_folder() if options.cache is None else Path(options.cache).expanduser()
     store = disk_store(folder)
     if options.action == "path":
         return {"folder": str(store.folder)}, str(store.folder)
+    if not (store.folder / INDEX).is_file():
+        raise StoreError(
+            f"{store.folder} holds no store: nothing was kept there yet, or it is another folder."
+        )
     result: dict[str, Any] = getattr(store, options.action)()
     return {"folder": str(store.folder)} | result, TEXTS[options.action](store, result)
 
@@ -48,10 +56,22 @@ def _stats(store: DiskStore, result: dict[str, Any]) -> str:
         f"claims: {result['claims']:,}",
     ]
     for row in result["identities"]:
-        who = ", ".join(f"{key}={value}" for key, value in row["who"].items()) or "unknown"
-        held = f"{row['items']:,} items ({row['kind']}), {_size(row['bytes'])}"
-        lines.append(f"  {row['identity'][:12]}  {held}: {who}")
+        held = f"{row['items']:,} items, {_size(row['bytes'])}"
+        lines.append(f"  {row['identity'][:12]}  {held}: {_told(row['who'])}")
     return "\n".join(lines)
+
+
+def _told(who: dict[str, Any]) -> str:
+    """Return who computed in a line: what was kept of which place, digests, and what is not usual."""
+    layer, site = who.get("hook_point", ("?", "?"))
+    digests = [f"{name} {who[name][:8]}" for name in ("model", "sae") if who.get(name)]
+    usual = {"tokens": "content", "overflow": "truncate", "dtype": "float32", "modality": "text"}
+    others = [
+        f"{name}={who[name]}"
+        for name in ("tokens", "prompt", "max_length", "overflow", "dtype", "modality")
+        if who.get(name) not in {None, usual.get(name)}
+    ]
+    return ", ".join([who.get("kept", "unknown"), f"layer {layer} {site}", *digests, *others])
 
 
 def _verify(store: DiskStore, result: dict[str, Any]) -> str:

@@ -185,6 +185,7 @@ def _info(options: argparse.Namespace) -> None:
             "hub_is_offline": hub_is_offline(),
             "packaged_assets": str(default_root()),
             "memory_bytes": memory.MAX_BYTES,
+            "codes": _codes_folder(),
         },
     }
     _print(result, options, _as_lines(result))
@@ -308,6 +309,19 @@ def _extract(options: argparse.Namespace) -> None:
 def _cache(options: argparse.Namespace) -> None:
     result, text = cache_cli.run(options)
     _print(result, options, text)
+
+
+def _codes_folder() -> str:
+    from sae_features.store.disk import DiskStore
+    from sae_features.store.settings import cache_size, store_for
+
+    try:
+        store, size = store_for(None), cache_size()
+    except SAEFeaturesError as error:
+        return str(error)
+    if isinstance(store, DiskStore):
+        return f"{store.folder}, up to {size / 2**30:.1f} GiB"
+    return "off" if store is None else "in memory"
 
 
 def _n_gpus() -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +57,16 @@ class StoreError(SAEFeaturesError, RuntimeError):
 
 class SAEFeaturesWarning(UserWarning):
     """Root of all warnings issued by this library."""
+
+
+def warn(message: str) -> None:
+    """Issue a SAEFeaturesWarning that names the line by which this library was called."""
+    frame, level = sys._getframe(1), 2  # noqa: SLF001
+    while frame.f_back and str(frame.f_globals.get("__name__")).startswith(
+        ("sae_features.", "sklearn.")
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, SAEFeaturesWarning, stacklevel=level)
 
 
 def expected_one_of(name: str, got: object, options: Iterable[str]) -> str:

@@ -234,7 +234,13 @@ def _next_row(rows: Iterator[list[str]]) -> list[str] | None:
 
 
 def _json_column(place: Path, column: str | None) -> Iterator[str]:
+    blank = 0
     for number, line in enumerate(_lines(place), 1):
+        if not line.strip():
+            blank = blank or number  # at the end it is nothing
+            continue
+        if blank:
+            raise InvalidInputError(f"{place.name}, line {blank}: not JSON: the line is blank.")
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -244,6 +250,10 @@ def _json_column(place: Path, column: str | None) -> Iterator[str]:
         if number == 1:
             column = _choose_column(place, list(row), column)
         value = row.get(column)
+        if column not in row:
+            has = ", ".join(map(repr, list(row)[:5])) or "nothing"
+            message = f"{place.name}, line {number}: has no {column!r}; it has {has}."
+            raise InvalidInputError(message)
         if not isinstance(value, str):
             message = f"{place.name}, line {number}: got {column}={value!r}; expected a text."
             raise InvalidInputError(message)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sae_features.ahead import ahead
-from sae_features.errors import SAEFeaturesWarning
+from sae_features.errors import warn
 from sae_features.items import Items
 from sae_features.store import session
 from sae_features.store.disk import DiskStore
@@ -99,6 +98,7 @@ class ModelRun:
         """Run the model once over a block, and return the values for each computation."""
         from sae_features.extraction import extract
 
+        session.check_owner()
         extracted = extract(
             self.backbone,
             self._items(block),
@@ -184,4 +184,4 @@ def _warn_of_many_models(device: str | None) -> None:
             f"This worker process loads a model onto {place}, as its siblings may. To load one for all: "
             "n_jobs=1, or featurizer.warm(X) before the search."
         )
-        warnings.warn(message, SAEFeaturesWarning, stacklevel=2)
+        warn(message)

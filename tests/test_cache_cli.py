@@ -12,7 +12,8 @@ from sae_features import cli
 from sae_features.store.settings import disk_store
 
 DIGESTS = digests_of(12)
-WHO = '{"model": "minilm", "layer": 3}'
+WHO = """{"model": "7031cbd6af", "hook_point": [3, "resid_post"], "kept": "codes, float32",
+          "sae": "43557f1234", "tokens": "all", "dtype": "float32", "max_length": 256}"""
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_path(capsys, monkeypatch, tmp_path):
 def test_stats(capsys, store):
     found = run_json(capsys, "stats", "--cache", store.folder)
     assert (found["items"], found["shards"], found["claims"]) == (12, 1, 0)
-    assert found["identities"][0]["who"] == {"model": "minilm", "layer": 3}
+    assert found["identities"][0]["who"] == json.loads(WHO)
     status, out, _ = run(capsys, "stats", "--cache", store.folder)
     assert status == 0
     assert out.splitlines() == [
@@ -61,15 +62,24 @@ def test_stats(capsys, store):
         "items: 12 in 1 shards",
         "size: 0.0 MiB of 20,480.0 MiB",
         "claims: 0",
-        f"  {IDENTITY[:12]}  12 items (codes), 0.0 MiB: model=minilm, layer=3",
+        f"  {IDENTITY[:12]}  12 items, 0.0 MiB: codes, float32, layer 3 resid_post, model 7031cbd6, "
+        "sae 43557f12, tokens=all, max_length=256",
     ]
 
 
-def test_stats_of_nothing(capsys, tmp_path):
-    status, out, _ = run(capsys, "stats", "--cache", tmp_path / "nothing")
-    assert status == 0
-    assert "items: 0 in 0 shards" in out
-    assert not (tmp_path / "nothing").exists()
+@pytest.mark.parametrize("action", ["stats", "verify", "clear"])
+def test_where_there_is_no_store_nothing_is_done(capsys, tmp_path, action):
+    mine = tmp_path / "shards" / "ab" / f"{'ab' * 16}.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for folder in (tmp_path, tmp_path / "nothing"):
+        status, out, err = run(capsys, action, "--cache", folder)
+        assert (status, out) == (1, "")
+        assert err.startswith(f"sae-features: error: {folder} holds no store")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+    status, _, err = run(capsys, action, "--cache", "")
+    assert status == 1
+    assert "Got --cache ''; expected a folder" in err
 
 
 def test_verify(capsys, store):
@@ -108,7 +118,7 @@ def test_errors_take_one_line(capsys, store, tmp_path):
     (tmp_path / "file").write_text("x")
     status, _, err = run(capsys, "clear", "--cache", tmp_path / "file")
     assert status == 1
-    assert "which is a file; expected a folder" in err
+    assert "is a file; expected a folder" in err
     assert (tmp_path / "file").read_text() == "x"
 
 

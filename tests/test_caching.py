@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -21,7 +22,12 @@ from tiny import WORDS, random_sae
 
 from sae_features import ActivationFeaturizer, SAEFeaturizer, weights
 from sae_features.backbones.backbone import Backbone
-from sae_features.errors import InvalidInputError, InvalidParameterError, SAEFeaturesWarning
+from sae_features.errors import (
+    InvalidInputError,
+    InvalidParameterError,
+    SAEFeaturesWarning,
+    StoreError,
+)
 from sae_features.featurizer import warm
 from sae_features.parameters import POOLINGS
 from sae_features.store import memory, session
@@ -192,7 +198,7 @@ class TestOnDisk:
         assert 0 < (abs(half - whole) / np.maximum(whole, 1e-4)).max() <= 2**-11
         np.testing.assert_array_equal(featurizer.transform(TEXTS).toarray(), half)
         codes = featurizer.token_codes(TEXTS)
-        assert codes.values.dtype == np.float16
+        assert codes.values.dtype == np.float16  # noqa: PD011 no frame
         assert codes.tocsr().dtype == np.float32
         monkeypatch.setenv("SAE_FEATURES_CACHE_DTYPE", "float8")
         with pytest.raises(InvalidParameterError, match="Got SAE_FEATURES_CACHE_DTYPE='float8'"):
@@ -238,11 +244,20 @@ class TestStream:
         assert list(SAEFeaturizer(tiny_bert, sae=saes["topk"]).iter_transform(iter(()))) == []
 
     def test_an_item_is_named_by_its_position_in_the_stream(self, tiny_bert, saes):
-        stream = SAEFeaturizer(tiny_bert, sae=saes["topk"]).iter_transform([*TEXTS, None], chunk=2)
+        featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"])
+        stream = featurizer.iter_transform(iter([*TEXTS, None]), chunk=2)
         assert next(stream).shape == (2, 120)
         next(stream)
         with pytest.raises(InvalidInputError, match="Got None as item 5; expected a text"):
             next(stream)
+        with pytest.raises(InvalidInputError, match="Got None as item 5; expected a text"):
+            featurizer.iter_transform([*TEXTS, None], chunk=2)  # known ahead
+
+    @pytest.mark.parametrize("container", [pd.Series, np.array, lambda x: pd.DataFrame({"text": x})])
+    def test_containers_are_read_as_transform_reads_them(self, tiny_bert, saes, container):
+        featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"])
+        parts = list(featurizer.iter_transform(container(TEXTS), chunk=2))
+        same(sp.vstack(parts), featurizer.transform(TEXTS))
 
     def test_one_warning_for_all(self, tiny_bert, saes):
         featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"])
@@ -428,6 +443,22 @@ def test_workers_of_a_search_compute_each_text_once_and_leave_nothing(
 def test_the_session_of_this_process_is_not_made_without_workers(tiny_bert, saes):
     SAEFeaturizer(tiny_bert, sae=saes["topk"]).fit_transform(TEXTS)
     assert not Path(session.announce()["folder"]).exists()
+
+
+def test_a_worker_whose_owner_has_ended_computes_no_more(tiny_bert, saes, monkeypatch):
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    orphan = session.Session("nowhere", finished.pid, "0", session.host())
+    featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"])
+    genuine = Backbone.windows
+
+    def windows(self, *args):
+        monkeypatch.setattr(session._state, "adopted", orphan)
+        return genuine(self, *args)
+
+    monkeypatch.setattr(Backbone, "windows", windows)
+    with pytest.raises(StoreError, match=f"The process {finished.pid}, for which this worker computes"):
+        featurizer.transform(TEXTS)
 
 
 def test_a_worker_that_loads_a_model_onto_a_gpu_says_so(tiny_bert, saes, monkeypatch):

@@ -6,12 +6,11 @@ import contextlib
 import errno
 import secrets
 import sqlite3
-import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from sae_features.errors import SAEFeaturesWarning, StoreError
+from sae_features.errors import StoreError, warn
 from sae_features.store import upkeep
 from sae_features.store.claims import Claims
 from sae_features.store.codec import encode
@@ -30,6 +29,7 @@ T = TypeVar("T")
 MAX_BYTES: Final = 20 * 2**30
 SHARD_BYTES: Final = 2**25
 """About how large a shard becomes."""
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 UNUSABLE: Final = (OSError, sqlite3.Error)
 """What a full disk, a read-only folder or a busy index raise."""
 
@@ -171,11 +171,13 @@ class DiskStore:
             return
         self._has_told = True
         reason = getattr(error, "strerror", None) or str(error)
+        is_full = getattr(error, "errno", None) in FULL or "full" in str(error)
+        advice = "Make room there" if is_full else "See to it that it can be written"
         message = (
             f"Values could not be kept in {self.folder}: {reason}. They are used now and computed "
-            "again another time. Make room there, or name another folder as the cache."
+            f"again another time. {advice}, or name another folder as the cache."
         )
-        warnings.warn(message, SAEFeaturesWarning, stacklevel=3)
+        warn(message)
 
     def _put(self, contents: Contents, items: Sequence[tuple[bytes, Encoded]]) -> None:
         data = pack(contents, items)
@@ -225,10 +227,10 @@ class DiskStore:
         n_lost = self.forget(identity, name, lost) if lost else 0
         if n_lost:
             message = (
-                f"{n_lost} of {len(wanted)} values in {self.path_of(name)} were damaged and are "
-                "computed again."
+                f"{n_lost} of {len(wanted)} values in {self.path_of(name)} were damaged or missing and "
+                "are computed again."
             )
-            warnings.warn(message, SAEFeaturesWarning, stacklevel=3)
+            warn(message)
         return found
 
     def forget(self, identity: str, name: str, digests: Sequence[bytes]) -> int:

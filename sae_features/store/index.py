@@ -13,10 +13,9 @@ import os
 import secrets
 import sqlite3
 import threading
-import warnings
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from sae_features.errors import SAEFeaturesWarning, StoreError
+from sae_features.errors import StoreError, warn
 from sae_features.store.file_systems import file_system_of, is_networked
 from sae_features.store.forks import guard
 from sae_features.store.private import locked, make_private
@@ -35,6 +34,7 @@ WAL_BYTES: Final = 2**24
 NO_LOG: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 """A read-only folder in which SQLite cannot make its log: the file is read as it is."""
 DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+INDEX: Final = "index.sqlite"
 
 
 class Index:
@@ -50,7 +50,7 @@ class Index:
 
     def __init__(self, folder: Path, *, temporary: bool = False) -> None:
         self.folder = folder
-        self.path = folder / "index.sqlite"
+        self.path = folder / INDEX
         self.temporary = temporary
         self.is_read_only = False
         self.lock = threading.RLock()
@@ -226,7 +226,7 @@ class Index:
             f"The index {self.path} was damaged; it was set aside as {aside} and built anew from the "
             "shards. Nothing needs to be done."
         )
-        warnings.warn(message, SAEFeaturesWarning, stacklevel=4)
+        warn(message)
 
     def _let_go(self) -> None:
         """Close a connection to a file that may have another name now, or none.

@@ -195,6 +195,16 @@ def store() -> Store:
     return _disk(session)
 
 
+def check_owner() -> None:
+    """Raise StoreError where this process works for another one that has ended."""
+    session = _state.adopted or _own()
+    if session.pid != os.getpid() and not session.is_alive:
+        raise StoreError(
+            f"The process {session.pid}, for which this worker computes, has ended; nothing more is "
+            "computed."
+        )
+
+
 def is_worker() -> bool:
     """Return whether this process shares the session of another one."""
     return _current().pid != os.getpid()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE: Final = "SAE_FEATURES_CACHE"
 SIZE_VARIABLE: Final = "SAE_FEATURES_CACHE_SIZE"
+LEAST_BYTES: Final = 10**6
 DTYPE_VARIABLE: Final = "SAE_FEATURES_CACHE_DTYPE"
 KEPT_DTYPES: Final = ("float32", "float16")
 ON: Final = frozenset({"1", "true", "on", "yes"})
@@ -60,7 +61,12 @@ def cache_size() -> int:
         raise InvalidParameterError(
             f"Got {SIZE_VARIABLE}={said!r}; expected a size like 20GB, 500MB, 4GiB or a number of bytes."
         )
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    size = int(float(match[1]) * UNITS[match[2].upper()])
+    if size < LEAST_BYTES:
+        raise InvalidParameterError(
+            f"Got {SIZE_VARIABLE}={said!r}, which is {size:,} bytes; expected at least 1MB."
+        )
+    return size
 
 
 def kept_dtype() -> str:
@@ -101,6 +107,11 @@ def store_for(cache: bool | str | os.PathLike[str] | None) -> Store | None:  # n
         return store_for(said if said.lower() not in ON | OFF else said.lower() in ON)
     if cache is False:
         return None
+    if isinstance(cache, str) and cache.strip().lower() in ON | OFF | {"none"}:
+        raise InvalidParameterError(
+            f"Got cache={cache!r}; expected a folder, True or False (or, in {CACHE_VARIABLE}, on or "
+            f"off). A folder of that name is './{cache}'."
+        )
     place: object = default_folder() if cache is True else cache
     if not isinstance(place, (str, os.PathLike)) or place == "":
         raise InvalidParameterError(
@@ -120,8 +131,14 @@ def disk_store(folder: Path) -> DiskStore:
     """
     from sae_features.store.disk import DiskStore
 
-    resolved = Path(os.path.realpath(folder))
-    if resolved.exists() and not resolved.is_dir():
-        raise InvalidParameterError(f"Got cache={str(folder)!r}, which is a file; expected a folder.")
+    try:
+        resolved = Path(os.path.realpath(folder))
+        place = next(p for p in (resolved, *resolved.parents) if p.exists())
+    except (OSError, ValueError) as error:
+        raise InvalidParameterError(f"Got cache={str(folder)!r}; expected a folder: {error}.") from error
+    if not place.is_dir():
+        raise InvalidParameterError(
+            f"Got cache={str(folder)!r}, where {place} is a file; expected a folder."
+        )
     key = str(resolved), cache_size()
     return _stores.setdefault(key, DiskStore(resolved, max_bytes=key[1]))

@@ -304,8 +304,9 @@ def torn(folder, tries=30, n_items=24):
         elif rng.random() < 0.5:
             os.truncate(path, rng.randrange(size))
         else:
-            keep = rng.randrange(size)
-            path.write_bytes(path.read_bytes()[:keep] + bytes(size - keep))
+            whole, keep = path.read_bytes(), rng.randrange(size)
+            torn = whole[:keep] + bytes(size - keep)
+            path.write_bytes(torn if torn != whole else whole[:-1])  # zeros may have ended it
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             wrong += count_wrong(fill(store, digests, log))

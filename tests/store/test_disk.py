@@ -250,7 +250,7 @@ def test_a_damaged_value_is_told_of_and_computed_again(store):
     lost = set(DIGESTS[:10]) - set(found)
     assert 0 < len(lost) < 10
     assert str(told[0].message) == (
-        f"{len(lost)} of 10 values in {path} were damaged and are computed again."
+        f"{len(lost)} of 10 values in {path} were damaged or missing and are computed again."
     )
     assert len(told) == 1
     assert count_wrong(found) == 0

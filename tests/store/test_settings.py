@@ -78,8 +78,25 @@ def test_other_parameters(cache):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InvalidParameterError, match="file', which is a file; expected a folder"):
+    with pytest.raises(InvalidParameterError, match="where .*file is a file; expected a folder"):
         store_for(tmp_path / "file")
+    with pytest.raises(InvalidParameterError, match="where .*file is a file; expected a folder"):
+        store_for(tmp_path / "file" / "in it")
+    with pytest.raises(InvalidParameterError, match="expected a folder: embedded null byte"):
+        store_for("a\0b")
+
+
+@pytest.mark.parametrize("word", ["on", "off", "None", "false"])
+def test_words_are_no_folders(word):
+    with pytest.raises(InvalidParameterError, match=f"A folder of that name is './{word}'"):
+        store_for(word)
+
+
+@pytest.mark.parametrize("said", ["0", "100", "900kB"])
+def test_a_size_without_its_unit_is_refused(monkeypatch, said):
+    monkeypatch.setenv("SAE_FEATURES_CACHE_SIZE", said)
+    with pytest.raises(InvalidParameterError, match="bytes; expected at least 1MB"):
+        cache_size()
 
 
 @pytest.mark.parametrize(
@@ -89,10 +106,9 @@ def test_a_file_is_no_folder(tmp_path):
         ("500MB", 500 * 10**6),
         ("4GiB", 2**32),
         ("1.5 gb", 1_500_000_000),
-        ("64kib", 2**16),
-        ("12345", 12345),
-        ("7b", 7),
-        ("0", 0),
+        ("2048kib", 2**21),
+        ("1234567", 1234567),
+        ("7000000b", 7 * 10**6),
         (" 2TiB ", 2**41),
         ("", MAX_BYTES),
     ],
