@@ -94,7 +94,7 @@ class CodesOrPooledReader:
 
     def read(self, values: torch.Tensor, lengths: np.ndarray) -> list[TokenCodes | PooledCodes]:
         """Encode the tokens of several windows; pool them in each chunk where many latents fire."""
-        if not self._is_dense(values):
+        if not fires_often(self.sae, values):
             return list(CodesReader(self.point, self.sae, self.dtype).read(values, lengths))
         pieces: list[list[PooledCodes]] = [[] for _ in lengths]
         for pre, segments in _chunks(self.sae, values, lengths):
@@ -109,15 +109,6 @@ class CodesOrPooledReader:
         if len(codes) == len(windows) and sum(c.nbytes for c in codes) <= MAX_CODES_BYTES:
             return CodesReader(self.point, self.sae).join(codes)
         return join_pooled([w if isinstance(w, PooledCodes) else pool_each(w)[0] for w in windows])
-
-    def _is_dense(self, values: torch.Tensor) -> bool:
-        """Return whether many latents fire, judged by a few tokens of all."""
-        if not self.sae.is_monotone or len(values) == 0:
-            return False
-        few = values[:: max(1, len(values) // 16)]
-        with torch.inference_mode():
-            fires = len(self.sae.encode_sparse(few.to(self.sae.device)).values)
-        return fires > DENSE_SHARE * len(few) * self.sae.n_latents
 
 
 @dataclass(frozen=True)
@@ -138,7 +129,7 @@ class RowReader:
             ends = np.cumsum(lengths)
             chosen = (ends - 1 if self.pooling == "last" else ends - lengths)[lengths > 0]
             values, lengths = values[torch.from_numpy(chosen)], (lengths > 0).astype(np.int64)
-        if self._pools_dense:
+        if self._pools_dense(values):
             return self._read_dense(values, lengths)
         codes = encode_tokens(self.sae, values, offsets_of(lengths))
         rows = pool_codes(codes, self._per_window, token_top_n=self.token_top_n)
@@ -151,12 +142,16 @@ class RowReader:
         """Join the windows of an item."""
         return join_rows(windows, self.pooling)
 
-    @property
-    def _pools_dense(self) -> bool:
-        """Whether latents are pooled in each chunk before any is taken out; on a GPU that is cheap."""
+    def _pools_dense(self, values: torch.Tensor) -> bool:
+        """Whether latents are pooled in each chunk before any is taken out, where that is faster."""
         sae = self.sae
-        may_be = sae.is_monotone or (sae.device.type == "cuda" and sae.is_nonnegative)
-        return may_be and self.token_top_n is None and self.pooling in ("max", "sum", "mean")
+        if self.token_top_n is not None or self.pooling not in ("max", "sum", "mean"):
+            return False
+        if sae.device.type == "cuda":
+            return sae.is_nonnegative
+        if self.pooling == "max":
+            return sae.is_monotone
+        return sae.architecture == "relu" or fires_often(sae, values)
 
     @property
     def _per_window(self) -> Pooling:
@@ -182,7 +177,8 @@ class RowReader:
                 maxima = torch.stack([pre[part].amax(dim=0) for _, part in segments])
                 rows = self.sae.firing(maxima)
             else:
-                latents = self.sae.activate(pre)
+                is_relu = self.sae.architecture == "relu"
+                latents = pre.relu_() if is_relu else self.sae.activate(pre)
                 reduce = torch.Tensor.amax if self.pooling == "max" else _sum_rows
                 rows = _sparse(torch.stack([reduce(latents[part], dim=0) for _, part in segments]))
             if self.pooling == "max":
@@ -214,6 +210,16 @@ class PooledReader:
         total = rows[:, 1].sum(axis=0, dtype=np.float64).astype(np.float32)
         joined = np.stack([rows[:, 0].max(axis=0), total, rows[0, 2], rows[-1, 3]])
         return PooledItem(joined, sum(window.n_tokens for window in windows))
+
+
+def fires_often(sae: SparseAutoencoder, values: torch.Tensor) -> bool:
+    """Return whether so many latents fire that dense pooling is better, judged by a few tokens."""
+    if not sae.is_monotone or len(values) == 0:
+        return False
+    few = values[:: max(1, len(values) // 16)]
+    with torch.inference_mode():
+        fires = len(sae.encode_sparse(few.to(sae.device)).values)
+    return fires > DENSE_SHARE * len(few) * sae.n_latents
 
 
 def _chunks(

@@ -239,6 +239,14 @@ class TestRows:
         self.check(self.rows_of(bert, RowReader(point, sae, pooling), TEXTS), codes, pooling)
 
     @pytest.mark.parametrize("pooling", POOLINGS)
+    def test_where_few_latents_fire(self, bert, pooling):
+        sae = replace(random_sae("jumprelu"), threshold=torch.full((48,), 2.0))
+        codes = self.rows_of(bert, CodesReader(HookPoint(1), sae), TEXTS)
+        assert 0 < sum(len(value.values) for value in codes) < 200
+        rows = self.rows_of(bert, RowReader(HookPoint(1), sae, pooling), TEXTS)
+        self.check(rows, codes, pooling)
+
+    @pytest.mark.parametrize("pooling", POOLINGS)
     def test_with_few_latents_of_each_token(self, bert, pooling):
         sae, point = random_sae("relu"), HookPoint(1)
         codes = self.rows_of(bert, CodesReader(point, sae), TEXTS)
