@@ -17,6 +17,7 @@ def _sae(sae_id: str, model: str, layer: int) -> SAESource:
         layer=layer,
         package="sae_features_bert",
         package_path=f"saes/{sae_id}",
+        format="sae-features",
         is_default=model != "minilm" or layer == DEFAULT_LAYER,
     )
 

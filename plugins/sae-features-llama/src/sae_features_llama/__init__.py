@@ -18,6 +18,7 @@ FAMILY = ModelFamily(
             layer=14,
             package="sae_features_llama",
             package_path="saes/smollm2-topk-4k/layer_14",
+            format="sae-features",
             is_default=True,
         ),
     ),

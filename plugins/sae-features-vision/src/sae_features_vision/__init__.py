@@ -45,6 +45,7 @@ FAMILY = ModelFamily(
             layer=6,
             package="sae_features_vision",
             package_path="saes/dinov2-topk-4k/layer_6",
+            format="sae-features",
             is_default=True,
         ),
     ),
