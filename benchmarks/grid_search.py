@@ -1,8 +1,8 @@
 """What a grid search over pooling and threshold encodes and costs; which classifier fits fastest.
 
 python benchmarks/grid_search.py [--sections search counts solvers] [--texts 1000] [--dataset movies]
-    [--jobs 1 2 4] [--rounds 3] [--repeats 20] [--repeat-texts 200] [--threads 1] [--data DIR]
-    [--json FILE]
+    [--jobs 1 2 4] [--rounds 3] [--solvers WORDS] [--repeats 20] [--repeat-texts 200] [--threads 1]
+    [--data DIR] [--json FILE]
 
 The search is GridSearchCV over Pipeline(SAEFeaturizer, MaxAbsScaler, LogisticRegression): 4 poolings × 4
 thresholds × 5 folds and the refit, default model and SAE.  Each is a fresh process; they take turns.
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--dataset", choices=("movies", "bbc"), default="movies")
     parser.add_argument("--texts", type=int, default=1000)
     parser.add_argument("--jobs", nargs="+", type=int, default=[1, 2, 4])
+    parser.add_argument("--solvers", nargs="+", default=[], help="only those with one of these words")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--repeat-texts", type=int, default=200)
@@ -475,13 +476,17 @@ def compare_solvers(options: argparse.Namespace) -> list[dict[str, Any]]:
     features = SAEFeaturizer(cache=False).transform(texts)
     folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(features, y))
     is_binary = len(set(y)) == 2
-    available = solvers(is_binary=is_binary)
-    is_feasible = {given: is_binary or choice[-1] for given, choice in INPUTS.items()}
+    available = {
+        name: make
+        for name, make in solvers(is_binary=is_binary).items()
+        if not options.solvers or any(word in name for word in (*options.solvers, "lbfgs"))
+    }
     names = [
         f"{solver}|{given}"
         for given in INPUTS
         for solver in available
-        if is_feasible[given] or "cholesky" not in solver  # its Hessian is (classes × latents)²
+        if INPUTS[given][-1]
+        or "cholesky" not in solver  # its Hessian, (classes × latents)², takes seconds
     ]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     preparing: dict[str, list[float]] = {given: [] for given in INPUTS}
