@@ -20,7 +20,7 @@ from sklearn.metrics import f1_score
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 MIB = 2**20
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -173,35 +173,43 @@ def rotated(names: Sequence[str], turn: int) -> list[str]:
     return order[::-1] if turn % 2 else order
 
 
-def bootstrap(
-    statistic: Callable[[np.ndarray], float], n: int, *, repeats: int = 1000
-) -> tuple[float, float]:
-    """Return the 95 % interval of a statistic of resampled row numbers."""
-    generator = np.random.default_rng(0)
-    values = [statistic(generator.integers(0, n, n)) for _ in range(repeats)]
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+REPEATS = 2000
+"""Resamples of a bootstrap."""
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Return macro-F1 of predictions with the 95 % interval of resampled items."""
-
-    def score(rows: np.ndarray) -> float:
-        return float(f1_score(labels[rows], predicted[rows], average="macro", zero_division=0))
-
-    low, high = bootstrap(score, len(labels), repeats=500)
-    return {"f1": score(np.arange(len(labels))), "low": low, "high": high}
+    resampled = weighted_f1(labels, predicted, resamples(len(labels)))
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return {"f1": score(labels, predicted), "low": float(low), "high": float(high)}
 
 
 def macro_f1_difference(labels: np.ndarray, one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """Return how much better ``one`` is than ``other`` on the same items, with its 95 % interval."""
+    weights = resamples(len(labels))
+    resampled = weighted_f1(labels, one, weights) - weighted_f1(labels, other, weights)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    difference = score(labels, one) - score(labels, other)
+    return {"difference": difference, "low": float(low), "high": float(high)}
 
-    def score(rows: np.ndarray) -> float:
-        first, second = (
-            f1_score(labels[rows], predicted[rows], average="macro", zero_division=0)
-            for predicted in (one, other)
-        )
-        return float(first - second)
 
-    low, high = bootstrap(score, len(labels), repeats=500)
-    return {"difference": score(np.arange(len(labels))), "low": low, "high": high}
+def score(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Return macro-F1."""
+    return float(f1_score(labels, predicted, average="macro", zero_division=0))
+
+
+def resamples(n: int) -> np.ndarray:
+    """Return how often each of n items is drawn in each resample, (repeats, n)."""
+    share = np.full(n, 1 / n)
+    return np.random.default_rng(0).multinomial(n, share, REPEATS).astype(np.float64)
+
+
+def weighted_f1(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return macro-F1 for each row of weights of the items; scikit-learn's takes a millisecond each."""
+    of_classes = []
+    for name in np.unique(np.concatenate([labels, predicted])):
+        is_label, is_predicted = labels == name, predicted == name
+        hits = weights @ (is_label & is_predicted)
+        either = weights @ (is_label.astype(np.float64) + is_predicted)
+        of_classes.append(2 * hits / np.maximum(either, 1))
+    return np.mean(of_classes, axis=0)
