@@ -156,6 +156,22 @@ def tiny_family(
 
 
 @pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A list of the texts that reach a tokenizer, and with it a model."""
+    from sae_features.backbones.backbone import Backbone
+
+    texts_seen: list[Any] = []
+    genuine = Backbone.windows
+
+    def windows(self: Backbone, items: Any, *rest: Any) -> Any:
+        texts_seen.extend(items.values)
+        return genuine(self, items, *rest)
+
+    monkeypatch.setattr(Backbone, "windows", windows)
+    return texts_seen
+
+
+@pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
     """Install a distribution for the length of a test: modules and ``.dist-info`` on ``sys.path``."""
     root = tmp_path / "installed"

@@ -49,20 +49,6 @@ def saes(tmp_path_factory):
     return {name: random_sae(name, n_latents=120).save(root / name) for name in ("topk", "relu")}
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """A list of the texts that reach a tokenizer, and with it a model."""
-    texts_seen = []
-    genuine = Backbone.windows
-
-    def windows(self, items, policy, positions=None):
-        texts_seen.extend(items.values)
-        return genuine(self, items, policy, positions)
-
-    monkeypatch.setattr(Backbone, "windows", windows)
-    return texts_seen
-
-
 def same(found, expected):
     found, expected = (x.toarray() if sp.issparse(x) else x for x in (found, expected))
     assert found.shape == expected.shape

@@ -62,20 +62,6 @@ def rows(texts, who=None, *, pool=pool, notices=None, wish=CODES, **means):
     return result
 
 
-@pytest.fixture
-def seen(monkeypatch):
-    """A list of the texts that reach a tokenizer, and with it a model."""
-    texts_seen = []
-    genuine = Backbone.windows
-
-    def windows(self, items, policy, positions=None):
-        texts_seen.extend(items.values)
-        return genuine(self, items, policy, positions)
-
-    monkeypatch.setattr(Backbone, "windows", windows)
-    return texts_seen
-
-
 class TestOnce:
     def test_each_text_is_computed_once_and_the_order_is_kept(self, seen):
         texts = ["the sea", "a river", "the sea", "rain", "a river", "the sea"]
