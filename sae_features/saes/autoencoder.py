@@ -406,12 +406,9 @@ class SparseAutoencoder:
         rows = self._rows(x)
         normalized, restore = self._normalize(rows)
         latents = self.activate(self._pre_activations(normalized))
-        decoded = self._decode(latents)
-        if self.W_skip is not None:
-            decoded = torch.addmm(decoded, rows, self.W_skip)
-        return SAEOutput(latents, restore(decoded) if self.denormalize else decoded)
+        return SAEOutput(latents, self._restored(rows, self._decode(latents), restore))
 
-    def reconstruct(self, x: torch.Tensor) -> torch.Tensor:
+    def reconstruct(self, x: torch.Tensor, latents: SparseLatents | None = None) -> torch.Tensor:
         """Return what the latents of each row stand for, in the units of the input.
 
         The normalisation of the input is undone and the skip connection added.
@@ -419,12 +416,18 @@ class SparseAutoencoder:
         Parameters
         ----------
         x : tensor or ndarray of shape (n, d_in)
+        latents : SparseLatents, optional
+            Those of ``x``, if :meth:`encode_sparse` gave them: then nothing of shape (n, n_latents)
+            is made.
 
         Returns
         -------
         tensor of shape (n, d_out)
         """
-        return self.forward(x).reconstruction
+        if latents is None:
+            return self.forward(x).reconstruction
+        rows = self._rows(x)
+        return self._restored(rows, self._decode(latents), self._normalize(rows)[1])
 
     def __call__(self, x: torch.Tensor) -> SAEOutput:
         """Return ``forward(x)``."""
@@ -530,6 +533,12 @@ class SparseAutoencoder:
 
     def _normalize(self, x: torch.Tensor) -> tuple[torch.Tensor, Restore]:
         return normalize(x, self.input_norm, self.norm_scale)
+
+    def _restored(self, rows: torch.Tensor, decoded: torch.Tensor, restore: Restore) -> torch.Tensor:
+        """Return decoded activations with the skip connection, in the units of the input."""
+        if self.W_skip is not None:
+            decoded = torch.addmm(decoded, rows, self.W_skip)
+        return restore(decoded) if self.denormalize else decoded
 
     def _pre_activations(
         self, normalized: torch.Tensor, out: torch.Tensor | None = None

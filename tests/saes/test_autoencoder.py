@@ -164,6 +164,7 @@ def test_it_computes_what_the_formulas_say(variant, input_norm, denormalize, lat
         close(sae.decode(got), decoded)
         close(sae.decode(sae.encode_sparse(given)), decoded)
         close(sae.reconstruct(given), reconstructed)
+        close(sae.reconstruct(given, sae.encode_sparse(given)), reconstructed)
         output = sae.forward(given)
         assert torch.equal(output.latents, got)
         assert torch.equal(output.reconstruction, sae.reconstruct(given))
