@@ -20,12 +20,11 @@ import json
 import random
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -39,8 +38,9 @@ from sae_features.items import check_items
 from sae_features.models import find_model
 from sae_features.packaged_assets import fetch
 from sae_features.ragged import TokenActivations, offsets_of
-from sae_features.training.metrics import evaluate_reconstruction
-from sae_features.training.topk import TopKSettings, train_topk
+from sae_features.training import SAETrainer, TrainingSettings
+from sae_features.training.metrics import evaluate_sae
+from sae_features.training.sources import ArraySource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -204,26 +204,25 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
     points = [HookPoint(layer) for layer in options.layers or recipe.layers]
     training, origin = collect(recipe, "train", points, options)
     held_out, _ = collect(recipe, "test", points, options)
-    settings = TopKSettings(recipe.n_latents, options.k, epochs=options.epochs)
+    settings = TrainingSettings(n_latents=recipe.n_latents, k=options.k, epochs=options.epochs)
     results = {}
     for point in points:
         started = time.perf_counter()
         values = training.pop(point)
         metadata: dict[str, Any] = {
             "model": find_model(recipe.model).record,
-            "training": asdict(settings)
-            | {"tokens": len(values), "corpora": {name: ORIGINS[name] for name in recipe.corpora},
-               "sae_features": sae_features.__version__, "torch": torch.__version__},
+            "data": {"tokens": len(values), "corpora": {name: ORIGINS[name] for name in recipe.corpora}},
         }  # fmt: skip
         if recipe.max_length is not None:
             metadata["max_length"] = recipe.max_length
-        sae = train_topk(values, settings, hook_point=point, metadata=metadata, verbose=True)
+        source = ArraySource(values, hook_point=point, metadata=metadata)
+        sae = SAETrainer(settings, verbose=True).train(source)[0].sae
         seconds = time.perf_counter() - started
         if origin["ids"] is not None:
             sae = replace(sae, labels=token_labels(recipe, sae, values, origin["ids"]))
         folder = options.out / f"layer_{point.layer}"
         sae.save(folder, dtype="float16")
-        held = evaluate_reconstruction(sae_features.load_sae(folder), held_out[point])
+        held = evaluate_sae(sae_features.load_sae(folder), held_out[point])
         results[point.layer] = held.asdict() | {"seconds": seconds}
         print(point.layer, json.dumps(results[point.layer]), flush=True)
     card = model_card(options.name, recipe, settings, results, origin["counts"])
@@ -365,7 +364,7 @@ def shown(tokenizer: Any, token: int) -> str:
 def model_card(
     name: str,
     recipe: Recipe,
-    settings: TopKSettings,
+    settings: TrainingSettings,
     results: dict[int, dict[str, float]],
     counts: dict[str, int],
 ) -> str:
@@ -407,7 +406,7 @@ def model_card(
     lines += [
         "",
         f"{sum(counts.values()):,} {of}, {settings.epochs} epochs, batches of "
-        f"{settings.batch_size:,}, learning rate {settings.learning_rate}, seed {settings.seed}. Held "
+        f"{settings.batch_size:,}, learning rate up to 0.003, seed {settings.seed}. Held "
         "out are the test splits of the same corpora. The movie-review snippets that "
         "`sae_features.datasets` brings are in neither. Left out, here and there, are attention sinks: "
         f"{of} with more than {SINK} times the median norm.",
