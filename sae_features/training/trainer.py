@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,13 +203,26 @@ class SAETrainer:
         return max(1, round(per_pass * shared.n_tokens / source.n_rows))
 
     def _facts(self, source: ActivationSource, n_steps: int) -> dict[str, Any]:
-        return {
+        """Return what a folder must agree with to be gone on with, as JSON gives it back.
+
+        Raises
+        ------
+        InvalidParameterError
+            If the metadata of the activations are not plain values.
+        """
+        facts = {
             "settings": [settings.asdict() for settings in self.settings],
             "n_rows": source.n_rows,
             "d_in": source.d_in,
             "steps": n_steps,
             "data": dict(source.metadata),
         }
+        try:
+            plain: dict[str, Any] = json.loads(json.dumps(facts))
+        except (TypeError, ValueError) as error:
+            message = f"Got metadata that JSON cannot hold ({error}); expected plain values."
+            raise InvalidParameterError(message) from error
+        return plain
 
 
 class _Session:

@@ -127,6 +127,18 @@ def test_the_settings_and_the_place_go_into_the_sae_and_its_folder(tmp_path):
     torch.testing.assert_close(loaded.encode(x), sae.encode(x), rtol=0, atol=0)
 
 
+def test_metadata_must_be_plain_values(tmp_path):
+    rows, _ = planted(600)
+    source = ArraySource(rows, metadata={"layer": np.int64(3)})
+    with pytest.raises(
+        SAEFeaturesError, match=r"^Got metadata that JSON cannot hold \(Object of type int64"
+    ):
+        SAETrainer(settings(), folder=tmp_path).train(source)
+    source = ArraySource(rows, metadata={"shape": (3, 4)})
+    first = SAETrainer(settings(), folder=tmp_path).train(source)[0]
+    assert same(SAETrainer(settings(), folder=tmp_path).train(source)[0].sae, first.sae)
+
+
 def test_a_history_is_told():
     rows, _ = planted(1000)
     history = SAETrainer(settings("gated")).train(rows)[0].history
