@@ -32,23 +32,19 @@ from sklearn.preprocessing import StandardScaler
 
 import sae_features
 from sae_features import load_backbone
-from sae_features.extraction import codes_of_activations
 from sae_features.hook_point import HookPoint
 from sae_features.items import check_items
 from sae_features.models import find_model
 from sae_features.packaged_assets import fetch
-from sae_features.ragged import TokenActivations, offsets_of
 from sae_features.training import SAETrainer, TrainingSettings
 from sae_features.training.metrics import evaluate_sae
 from sae_features.training.sources import ArraySource
+from sae_features.training.token_labels import LABEL_TOKENS, RARE, token_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
-LABEL_TOKENS = 3
-RARE = 20
-"""Occurrences that are added to a token's own when a label is chosen."""
 XLMT_LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "pt")
 LABELLED_ITEMS = 1200
 SINK = 10
@@ -219,7 +215,7 @@ def train(recipe: Recipe, options: argparse.Namespace) -> None:
         sae = SAETrainer(settings, verbose=True).train(source)[0].sae
         seconds = time.perf_counter() - started
         if origin["ids"] is not None:
-            sae = replace(sae, labels=token_labels(recipe, sae, values, origin["ids"]))
+            sae = replace(sae, labels=token_labels(sae, values, origin["ids"], _tokenizer(recipe)))
         folder = options.out / f"layer_{point.layer}"
         sae.save(folder, dtype="float16")
         held = evaluate_sae(sae_features.load_sae(folder), held_out[point])
@@ -235,7 +231,8 @@ def label(recipe: Recipe, options: argparse.Namespace) -> None:
     training, origin = collect(recipe, "train", points, options)
     for point in points:
         folder = options.out / f"layer_{point.layer}"
-        labels = token_labels(recipe, sae_features.load_sae(folder), training.pop(point), origin["ids"])
+        sae = sae_features.load_sae(folder)
+        labels = token_labels(sae, training.pop(point), origin["ids"], _tokenizer(recipe))
         replace(sae_features.load_sae(folder, dtype="float16"), labels=labels).save(folder)
 
 
@@ -328,37 +325,8 @@ def _folder(data: Path | None, name: str) -> Path:
     return data / name
 
 
-def token_labels(
-    recipe: Recipe, sae: sae_features.SparseAutoencoder, values: np.ndarray, ids: np.ndarray
-) -> dict[int, str]:
-    """Name each latent by the tokens that drive it most: its mean value there, rare ones discounted."""
-    tokenizer = load_backbone(recipe.model).tokenizer
-    size = len(tokenizer)
-    codes = codes_of_activations(sae, TokenActivations(values, np.array([0, len(values)])))
-    entries = np.repeat(ids, np.diff(codes.token_offsets))
-    keys = codes.indices.astype(np.int64) * size + entries
-    pairs, inverse = np.unique(keys, return_inverse=True)
-    latents, tokens = np.divmod(pairs, size)
-    seen = np.bincount(ids, minlength=size)[tokens]
-    scores = np.bincount(inverse, weights=codes.values) / (seen + RARE)
-    labels = {}
-    bounds = offsets_of(np.bincount(latents, minlength=sae.n_latents))
-    for latent in range(sae.n_latents):
-        span = slice(bounds[latent], bounds[latent + 1])
-        top = tokens[span][np.argsort(-scores[span], kind="stable")[:LABEL_TOKENS]]
-        words = (shown(tokenizer, int(token)) for token in top)
-        name = " ".join(word for word in words if word)
-        if name:
-            labels[latent] = name
-    return labels
-
-
-def shown(tokenizer: Any, token: int) -> str:
-    """Return a token as one reads it; ``##`` goes on with a word, as in WordPiece."""
-    piece = str(tokenizer.convert_ids_to_tokens(token))
-    if piece.startswith("##"):
-        return piece
-    return tokenizer.decode([token]).strip() or piece.strip("▁Ġ ")
+def _tokenizer(recipe: Recipe) -> Any:
+    return load_backbone(recipe.model).tokenizer
 
 
 def model_card(
@@ -406,7 +374,7 @@ def model_card(
     lines += [
         "",
         f"{sum(counts.values()):,} {of}, {settings.epochs} epochs, batches of "
-        f"{settings.batch_size:,}, learning rate up to 0.003, seed {settings.seed}. Held "
+        f"{settings.batch_size:,}, Adam, seed {settings.seed}. Held "
         "out are the test splits of the same corpora. The movie-review snippets that "
         "`sae_features.datasets` brings are in neither. Left out, here and there, are attention sinks: "
         f"{of} with more than {SINK} times the median norm.",

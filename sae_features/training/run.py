@@ -57,7 +57,7 @@ class Run:
         self.optimizer = torch.optim.Adam(
             list(self.parameters.values()),
             lr=settings.rate(n_steps),
-            betas=(settings.momentum, 0.999),
+            betas=(settings.beta1, 0.999),
             fused=True,
         )
         self.silent = torch.zeros(settings.n_latents, dtype=torch.int64, device=device)
