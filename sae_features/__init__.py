@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sae_features.releases import load_sae
     from sae_features.saes.autoencoder import SparseAutoencoder
     from sae_features.selection import LatentSelector
+    from sae_features.training.transformer import SparseAutoencoderTransformer
     from sae_features.weights import load_backbone
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "SAEFeaturesWarning",
     "SAEFeaturizer",
     "SparseAutoencoder",
+    "SparseAutoencoderTransformer",
     "__version__",
     "list_families",
     "load_backbone",
@@ -42,6 +44,7 @@ _HOMES = {
     "SAEFeaturesWarning": "errors",
     "SAEFeaturizer": "featurizer",
     "SparseAutoencoder": "saes.autoencoder",
+    "SparseAutoencoderTransformer": "training.transformer",
     "list_families": "families",
     "load_backbone": "weights",
     "load_sae": "releases",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sae_features.training.objectives.step import Step
     from sae_features.training.settings import TrainingSettings
 
-FIRST_SPARSITY = {"relu": 0.05, "gated": 0.05, "jumprelu": 1.0}
+FIRST_SPARSITY = {"relu": 0.05, "gated": 0.05, "jumprelu": 3.0}
 """Where the weight of a penalty that is steered begins; that of jumprelu stays."""
 STEERING = 0.03
 """How fast the weight follows: per step, of the logarithm of how far L0 is off."""
@@ -211,7 +211,7 @@ class Run:
             parameter.copy_(tensors[name])
             prefix = f"{name}."
             self.optimizer.state[parameter] = {
-                key.removeprefix(prefix): value.clone()
+                key.removeprefix(prefix): value.to(parameter.device, copy=True)
                 for key, value in tensors.items()
                 if key.startswith(prefix)
             }

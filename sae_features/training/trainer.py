@@ -156,9 +156,9 @@ class SAETrainer:
         session = _Session(runs, self._facts(source, n_steps), self.folder)
         session.resume()
         self._learn(source, session, center.to(device), scale)
-        session.save()
+        session.end()
         return [
-            TrainedSAE(_finished(run, source, center, scale), run.settings, history)
+            TrainedSAE(finished_sae(run, source, center, scale), run.settings, history)
             for run, history in zip(runs, session.histories, strict=True)
         ]
 
@@ -236,6 +236,7 @@ class _Session:
         self.stale = 0
         self.is_settled = False
         self.histories: list[list[dict[str, float]]] = [[] for _ in runs]
+        self.losses: list[dict[str, torch.Tensor]] = []
 
     def resume(self) -> None:
         """Go on from what was saved, if anything was."""
@@ -276,7 +277,16 @@ class _Session:
                 )
                 raise InvalidInputError(message)
             if is_recorded or self.step == self.n_steps:
-                history.append(_record(run, self.rows_seen, of_run))
+                history.append(record_of(run, self.rows_seen, of_run))
+        self.losses = losses
+
+    def end(self) -> None:
+        """Keep the last step, which may not have been recorded where training stopped early."""
+        made = self.losses or [{} for _ in self.runs]  # none where all was done before
+        for run, of_run, history in zip(self.runs, made, self.histories, strict=True):
+            if of_run and history[-1]["step"] != self.step:
+                history.append(record_of(run, self.rows_seen, of_run))
+        self.save()
 
     def end_pass(self, patience: int | None) -> None:
         """Judge whether anything became better in a pass."""
@@ -296,7 +306,8 @@ class _Session:
         return {"l0": f"{run.l0:.1f}", "fvu": f"{run.fvu:.4f}", "alive": f"{alive:.1%}"}
 
 
-def _record(run: Run, n_rows: int, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
+def record_of(run: Run, n_rows: int, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Return what a history tells of a moment."""
     return {
         "step": run.step,
         "rows": n_rows,
@@ -309,9 +320,10 @@ def _record(run: Run, n_rows: int, losses: Mapping[str, torch.Tensor]) -> dict[s
 
 
 @torch.no_grad()
-def _finished(
+def finished_sae(
     run: Run, source: ActivationSource, center: torch.Tensor, scale: float
 ) -> SparseAutoencoder:
+    """Return what was trained, with centre and scale folded into its weights."""
     import sae_features
 
     parameters = {name: tensor.detach().cpu() for name, tensor in run.parameters.items()}

@@ -174,6 +174,7 @@ def test_training_stops_where_nothing_improves():
     rows, _ = planted(1000)
     stopped = SAETrainer(settings(epochs=400, patience=2, learning_rate=1e-2)).train(rows)[0]
     assert 10 < stopped.history[-1]["step"] < 2000
+    assert stopped.history[-1]["step"] == stopped.sae.metadata["training"]["steps"]
 
 
 def test_the_geometric_median_is_not_moved_by_outliers():
