@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import sae_features
-from sae_features import cache_cli
+from sae_features import cache_cli, evaluation_cli, training_cli
 from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning, expected_one_of
 from sae_features.parameters import DTYPES, OVERFLOWS, POOLINGS, TOKENS
 
@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     saes.add_argument("--layer", type=int, metavar="L", help="block, counted from 0")
     extract = verb("extract", _extract, "Turn texts (or images) into a file of sparse features.")
     _add_extract_options(extract)
+    training_cli.add_options(
+        verb("train", _train, "Train sparse autoencoders on a model's activations over a corpus.")
+    )
+    evaluation_cli.add_options(
+        verb("evaluate", _evaluate, "Measure an SAE on a corpus: how sparse, and how faithful.")
+    )
     cache_cli.add_options(verb("cache", _cache, "Show, verify or clear what is kept on disk."))
     return parser
 
@@ -304,6 +310,16 @@ def _extract(options: argparse.Namespace) -> None:
         f"{density:.0f} nonzero in a row"
     )
     _print(written._asdict() | {"output": str(written.output)}, options, summary)
+
+
+def _train(options: argparse.Namespace) -> None:
+    result, text = training_cli.run(options)
+    _print(result, options, text)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    result, text = evaluation_cli.run(options)
+    _print(result, options, text)
 
 
 def _cache(options: argparse.Namespace) -> None:

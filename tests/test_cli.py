@@ -18,7 +18,7 @@ from sae_features import SAEFeaturizer, cli, demo, load_sae
 from sae_features.extract import Written, read_features
 from sae_features.releases import find_sae
 
-VERBS = ["demo", "info", "plugins", "inspect", "saes", "extract"]
+VERBS = ["demo", "info", "plugins", "inspect", "saes", "extract", "train", "evaluate"]
 
 
 def run(capsys, *arguments):
