@@ -148,7 +148,7 @@ def test_extract(capsys, tmp_path, tiny_bert, tiny_sae_folder, kind):
     assert "warning: 1 of 4 texts have no token that counts" in err
     rows, provenance = read_features(out)
     assert json.loads(printed)["nonzero"] == rows.nnz
-    featurizer = SAEFeaturizer(tiny_bert, sae=sae, pooling="mean", threshold=0.1)
+    featurizer = SAEFeaturizer(tiny_bert, sae=sae, pooling="mean", threshold=0.1, cache=False)
     with pytest.warns(UserWarning, match="no token"):
         expected = featurizer.transform(texts)
     np.testing.assert_array_equal(rows.toarray(), expected.toarray())
