@@ -65,7 +65,7 @@ class SAETrainer:
     ----------
     settings : TrainingSettings or sequence of them
         Several SAEs are trained in one pass over the data, on the same batches: a sweep over ``k``,
-        ``target_l0``, architectures or seeds of initialisation costs one run of the model.  They must
+        ``target_l0``, widths or architectures costs one run of the model.  They must
         agree in ``batch_size``, ``n_tokens``, ``epochs``, ``center`` and ``seed``.
     folder : str or Path, optional
         Where the training is kept, so that it goes on after an interruption; none is kept if not given.
