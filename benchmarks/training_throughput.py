@@ -27,7 +27,7 @@ steps.
 quality: FVU, L0 and share of latents alive on held-out rows after ``--seen`` tokens in batches of
 ``--quality-batch``, over ``--seeds`` seeds; FVU compares at equal L0.  A peer has its default learning
 rate and other defaults ("default"; warm-ups are 5 % of the steps of the learning rate, 10 % of the
-penalty), and the better one of 1e-3 and 3e-3 by seed 0 ("tuned"), there with a learning rate that falls
+penalty), and the best of ``--rates`` by seed 0 ("tuned"), there with a learning rate that falls
 over the last 30 %, latents that count as dead after 200,000 rows, and for sae-lens' jumprelu Anthropic's
 setup, as far as it offers these.  Ours has its defaults only.  The weight of a penalty that is given no
 L0 is searched with seed 0 until L0 is within 10 % of k, in at most ``--searches`` runs, from where a
@@ -65,7 +65,6 @@ STEERED_ROWS = 512
 STEERING, FARTHEST = 0.3, 100
 """Power of how far L0 is off that a weight is multiplied with; how far it may go from the default."""
 TOLERANCE = 0.1
-RATES = (1e-3, 3e-3)
 EVALUATED_ROWS = 2048
 
 
@@ -90,6 +89,8 @@ def main() -> None:
     parser.add_argument("--seen", type=int, default=1_000_000, help="tokens of a training, of quality")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--searches", type=int, default=4)
+    parser.add_argument("--kinds", nargs="+", choices=("default", "tuned"), default=["default", "tuned"])
+    parser.add_argument("--rates", nargs="+", type=float, default=[1e-3, 3e-3], help="of tuned ones")
     options = parser.parse_args()
     use_threads(options.threads)
     figures: dict[str, Any] = {}
@@ -109,7 +110,17 @@ def main() -> None:
         figures["speed"] = measure_speed(wanted, training, options)
         save(options.json, figures)
     if "quality" in options.sections:
-        names = ("tokens", "latents", "k", "quality_batch", "seen", "seeds", "searches", "device")
+        names = (
+            "tokens",
+            "latents",
+            "k",
+            "quality_batch",
+            "seen",
+            "seeds",
+            "searches",
+            "rates",
+            "device",
+        )
         settings = {name: getattr(options, name) for name in names}
         if figures.get("quality", {}).get("settings") != settings:
             figures["quality"] = {"settings": settings, "rows": {}}
@@ -325,12 +336,12 @@ def measure_quality(
                    steps=max(1, options.seen // options.quality_batch))  # fmt: skip
     name = titled(row.name, dtype)
     default, tuned = f"{name} | default", f"{name} | tuned"
-    if default not in found:
+    if default not in found and "default" in options.kinds:
         first = searched(row, plan, rows, options.searches)
         found[default] = with_seeds(row, plan, rows, first, options.seeds)
-    if tuned not in found and row.library != "ours":
+    if tuned not in found and row.library != "ours" and "tuned" in options.kinds:
         tried = []
-        for rate in RATES:
+        for rate in options.rates:
             of_rate = dataclasses.replace(plan, learning_rate=rate, tuned=True)
             tried.append((searched(row, of_rate, rows, options.searches), of_rate))
         within = [pair for pair in tried if is_near(pair[0]["l0"], plan.k)] or tried
