@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import sae_features
-from sae_features import cache_cli, evaluation_cli, training_cli
+from sae_features.commands import cache, evaluate, train
 from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning, expected_one_of
 from sae_features.parameters import DTYPES, OVERFLOWS, POOLINGS, TOKENS
 
@@ -101,13 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     saes.add_argument("--layer", type=int, metavar="L", help="block, counted from 0")
     extract = verb("extract", _extract, "Turn texts (or images) into a file of sparse features.")
     _add_extract_options(extract)
-    training_cli.add_options(
+    train.add_options(
         verb("train", _train, "Train sparse autoencoders on a model's activations over a corpus.")
     )
-    evaluation_cli.add_options(
+    evaluate.add_options(
         verb("evaluate", _evaluate, "Measure an SAE on a corpus: how sparse, and how faithful.")
     )
-    cache_cli.add_options(verb("cache", _cache, "Show, verify or clear what is kept on disk."))
+    cache.add_options(verb("cache", _cache, "Show, verify or clear what is kept on disk."))
     return parser
 
 
@@ -137,8 +137,8 @@ def _add_extract_options(extract: argparse.ArgumentParser) -> None:
     extract.add_argument("--binarize", action="store_true", help="make what is kept 1")
     extract.add_argument("--batch-size", type=int, metavar="N")
     extract.add_argument("--device", help="cpu, cuda, cuda:1, mps")
-    cache = extract.add_mutually_exclusive_group()
-    cache.add_argument(
+    choice = extract.add_mutually_exclusive_group()
+    choice.add_argument(
         "--cache",
         metavar="DIR",
         nargs="?",
@@ -146,7 +146,7 @@ def _add_extract_options(extract: argparse.ArgumentParser) -> None:
         help="keep what is computed in DIR, so that an interrupted run resumes; without DIR (as the "
         "last argument) in the user's cache folder (default: as SAE_FEATURES_CACHE says, or --no-cache)",
     )
-    cache.add_argument(
+    choice.add_argument(
         "--no-cache", dest="cache", action="store_const", const=False, help="keep nothing"
     )
     extract.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -297,12 +297,12 @@ def _extract(options: argparse.Namespace) -> None:
     from sae_features.store.settings import CACHE_VARIABLE, store_for
 
     given = {name: getattr(options, name) for name in EXTRACT_PARAMETERS}
-    cache = options.cache
-    if cache is None and not os.environ.get(CACHE_VARIABLE, "").strip():
-        cache = False  # one pass looks nothing up again, and nothing lasting is kept unasked
-    if store_for(cache) is not None:
+    kept = options.cache
+    if kept is None and not os.environ.get(CACHE_VARIABLE, "").strip():
+        kept = False  # one pass looks nothing up again, and nothing lasting is kept unasked
+    if store_for(kept) is not None:
         options.interrupted = "interrupted; run the same command again to resume where it stopped"
-    featurizer = SAEFeaturizer(**given, cache=cache, verbose=not options.quiet)
+    featurizer = SAEFeaturizer(**given, cache=kept, verbose=not options.quiet)
     written = extract_to_file(featurizer, options.input, options.output, column=options.column)
     density = written.nonzero / written.n_items
     summary = (
@@ -313,17 +313,17 @@ def _extract(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    result, text = training_cli.run(options)
+    result, text = train.run(options)
     _print(result, options, text)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    result, text = evaluation_cli.run(options)
+    result, text = evaluate.run(options)
     _print(result, options, text)
 
 
 def _cache(options: argparse.Namespace) -> None:
-    result, text = cache_cli.run(options)
+    result, text = cache.run(options)
     _print(result, options, text)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from sae_features.commands.quantities import share_as_text
 from sae_features.errors import InvalidParameterError
-from sae_features.quantities import share_as_text
 from sae_features.training.language_models import LanguageModel, load_language_model
 from sae_features.training.loss_recovered import losses_recovered
 from sae_features.training.metrics import SAEEvaluation, evaluate_sae

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sae_features.quantities import bytes_as_text, time_as_text
+from sae_features.commands.card import usage
+from sae_features.commands.folders import free_bytes
+from sae_features.commands.measures import measures_as_text
+from sae_features.commands.quantities import bytes_as_text, time_as_text
 from sae_features.training.centering import check_width
-from sae_features.training_card import usage
-from sae_features.training_folders import free_bytes
-from sae_features.training_measures import measures_as_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sae_features.commands.job import TrainingJob
     from sae_features.training.plan import TrainingPlan
-    from sae_features.training_job import TrainingJob
 
 FEW_STEPS: Final = 500
 LONG: Final = 60.0

@@ -18,14 +18,14 @@ import torch
 from tiny import WORDS
 
 from sae_features import SAEFeaturizer, cli, load_backbone, load_sae
-from sae_features.corpora import read_corpus
+from sae_features.commands.card import ARCHITECTURES
+from sae_features.commands.corpora import read_corpus
+from sae_features.commands.train import count
 from sae_features.training import SAETrainer
 from sae_features.training.metrics import evaluate_sae
 from sae_features.training.saved_runs import NAME
 from sae_features.training.settings import TRAINED_ARCHITECTURES, TrainingSettings
 from sae_features.training.streams import BackboneSource
-from sae_features.training_card import ARCHITECTURES
-from sae_features.training_cli import count
 
 N_TEXTS = 120
 FEW = ["--n-latents", 64, "--k", 4, "--batch-size", 50, "--layer", 1, "--quiet"]
@@ -195,7 +195,7 @@ class TestTraining:
         assert "holds activations of another origin" in err
 
     def test_a_corpus_larger_than_memory_runs_the_model_in_each_pass(self, train, tmp_path, monkeypatch):
-        from sae_features import training_job
+        from sae_features.commands import job as training_job
 
         monkeypatch.setattr(training_job, "MEMORY_BYTES", 30 * 32 * 4)
         status, out, err = train()
@@ -385,7 +385,7 @@ class TestErrors:
         assert "which is a file; expected a folder" in err
 
     def test_a_disk_that_is_too_small(self, train, tmp_path, monkeypatch):
-        from sae_features import training_folders
+        from sae_features.commands import folders as training_folders
 
         monkeypatch.setattr(training_folders, "free_bytes", lambda _: 1000)
         status, _, err = train()
@@ -518,7 +518,7 @@ def test_neither_torch_nor_transformers_is_imported_for_the_help():
 
 
 def test_the_readme_command_is_one_that_is_known():
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^sae-features train .*$", text, re.MULTILINE)
     parser = cli._parser()
     assert parser.parse_args(line.split()[1:]).output

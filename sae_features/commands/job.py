@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 import sae_features
-from sae_features.corpora import Corpus, read_corpus
+from sae_features.commands.card import write_card
+from sae_features.commands.corpora import Corpus, read_corpus
+from sae_features.commands.folders import (
+    CHECKPOINT,
+    check_folders,
+    check_space,
+    rows_written,
+    saved_steps,
+)
+from sae_features.commands.measures import load_predictor, losses_of, measures_of
 from sae_features.errors import DigestMismatchError, StoreError
 from sae_features.store.disk import FULL
 from sae_features.targets import Request, resolve_target
@@ -23,22 +32,13 @@ from sae_features.training.shards import write_activations
 from sae_features.training.sources import ArraySource
 from sae_features.training.streams import BUFFER_ROWS, BackboneSource
 from sae_features.training.token_labels import check_has_tokens, labelled_rows, token_labels
-from sae_features.training_card import write_card
-from sae_features.training_folders import (
-    CHECKPOINT,
-    check_folders,
-    check_space,
-    rows_written,
-    saved_steps,
-)
-from sae_features.training_measures import load_predictor, losses_of, measures_of
 
 if TYPE_CHECKING:
+    from sae_features.commands.request import TrainingRequest
     from sae_features.models import ModelFiles
     from sae_features.training.settings import TrainingSettings
     from sae_features.training.sources import ActivationSource
     from sae_features.training.trainer import TrainedSAE
-    from sae_features.training_request import TrainingRequest
 
 READ_ROWS: Final = 4096
 MEMORY_BYTES: Final = 2**30

@@ -7,15 +7,15 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from sae_features.commands.option_files import read_options
+from sae_features.commands.request import LATENTS_PER_DIMENSION, TrainingRequest
 from sae_features.errors import InvalidParameterError, StoreError
-from sae_features.option_files import read_options
 from sae_features.parameters import DTYPES, TOKENS
-from sae_features.training_request import LATENTS_PER_DIMENSION, TrainingRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sae_features.training_job import TrainingJob
+    from sae_features.commands.job import TrainingJob
 
 INPUT_HELP: Final = (
     ".txt (an item per line), .csv, .tsv or .jsonl: texts, or paths of images for a vision model; or a "
@@ -148,9 +148,9 @@ def add_options(train: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Do what was asked for; return it, and as text."""
     request = request_of(options)
-    from sae_features import training_job
+    from sae_features.commands import job as training_job
+    from sae_features.commands.report import plan_as_text, result_as_text
     from sae_features.store.private import locked
-    from sae_features.training_report import plan_as_text, result_as_text
 
     stream = sys.stderr if options.json else sys.stdout
     job = training_job.prepare(request)
@@ -187,7 +187,7 @@ def request_of(options: argparse.Namespace) -> TrainingRequest:
     Raises
     ------
     InvalidParameterError, AssetNotFoundError
-        As :func:`sae_features.option_files.read_options`; or if there is no corpus or no output.
+        As :func:`~sae_features.commands.option_files.read_options`; or if there is no corpus or output.
     """
     given = {name: value for name, value in vars(options).items() if name not in ELSEWHERE}
     path: str | Path | None = getattr(options, "config", None)

@@ -9,8 +9,8 @@ from sae_features.training.settings import TrainingSettings, settings_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sae_features.commands.request import TrainingRequest
     from sae_features.saes.autoencoder import SparseAutoencoder
-    from sae_features.training_request import TrainingRequest
 
 CARD = "README.md"
 ARCHITECTURES = {

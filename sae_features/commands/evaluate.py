@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from sae_features.commands.train import INPUT_HELP, count
 from sae_features.errors import InvalidInputError, InvalidParameterError, MissingDependencyError, warn
 from sae_features.parameters import DTYPES, TOKENS
-from sae_features.training_cli import INPUT_HELP, count
 
 if TYPE_CHECKING:
     import argparse
@@ -54,14 +54,14 @@ def add_options(evaluate: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Do what was asked for; return it, and as text."""
     picture = None if options.plot is None else _checked_picture(options.plot)
-    from sae_features.training.metrics import evaluate_sae, refuse_transcoder
-    from sae_features.training_measures import (
+    from sae_features.commands.measures import (
         PREDICTED_TOKENS,
         load_predictor,
         losses_of,
         measures_as_text,
         record_of,
     )
+    from sae_features.training.metrics import evaluate_sae, refuse_transcoder
     from sae_features.weights import choose_device
 
     found, source = _find(options)

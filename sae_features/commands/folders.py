@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from sae_features.commands.request import TrainingRequest
     from sae_features.training.settings import TrainingSettings
     from sae_features.training.sources import ActivationSource
-    from sae_features.training_request import TrainingRequest
 
 CHECKPOINT: Final = "training"
 """Folder of the checkpoint, inside that of the SAEs."""

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from sae_features.corpora import read_corpus
+from sae_features.commands.corpora import read_corpus
 from sae_features.errors import InputTypeError, InvalidInputError, InvalidParameterError
 
 
