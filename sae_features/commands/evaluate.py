@@ -131,11 +131,21 @@ def _find(options: argparse.Namespace) -> tuple[FileSAE, BackboneSource]:
         dtype=options.dtype,
         device=options.device,
         buffer_rows=min(BUFFER_ROWS, options.max_tokens or BUFFER_ROWS),
+        max_norm=_max_norm(found),
         verbose=not options.quiet,
     )
     if is_text:
         _warn_of_bos(found, source)
     return found, source
+
+
+def _max_norm(found: FileSAE) -> float | None:
+    """Return from what norm on tokens are sinks: as in training, if it was ours; others' see all."""
+    from sae_features.training.streams import MAX_NORM
+
+    usual = MAX_NORM if "training" in found.metadata else None
+    value = found.metadata.get("max_norm", usual)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _own(found: FileSAE, name: str, known: Sequence[str] | None = None) -> str | None:

@@ -11,6 +11,24 @@ MEDIAN_STEPS = 100
 MEDIAN_TOLERANCE = 1e-6
 
 
+def center_and_scale(sample: torch.Tensor, kind: str) -> tuple[torch.Tensor, float]:
+    """Return centre, (d,), and scale of a sample of rows, (n, d), as far as they are finite.
+
+    Those that are not are told by the batch that they come in.
+
+    Raises
+    ------
+    InvalidInputError
+        If they do not vary, or none is finite.
+    """
+    finite = sample[torch.isfinite(sample).all(dim=1)]
+    if not len(finite):
+        message = f"Got {len(sample)} rows of activations, none of them finite; expected finite numbers."
+        raise InvalidInputError(message)
+    center = center_of(finite, kind)
+    return center, scale_of(finite, center)
+
+
 def center_of(rows: torch.Tensor, kind: str) -> torch.Tensor:
     """Return the centre of rows, (n, d), as float32: their mean, their geometric median, or 0."""
     wide = rows.double()

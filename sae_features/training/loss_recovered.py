@@ -83,7 +83,8 @@ def loss_recovered(
 
     At the hook point the activations of the tokens that count are replaced by their reconstructions;
     those of all others (padding, BOS, the first token of a text without a BOS, …) stay as they are: SAEs
-    are trained on the tokens that count.  The ablations replace the same tokens.  What is predicted: by
+    are trained on the tokens that count.  (Sinks among those, which training may have left out, are
+    replaced, too.)  The ablations replace the same tokens.  What is predicted: by
     a causal model every token that counts and that others precede; by a masked model 15 % of the tokens
     that count, each behind a mask token, at places that the seed and the text decide.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sae_features.errors import InvalidInputError
-from sae_features.training.centering import SAMPLE_ROWS, center_of, scale_of
+from sae_features.training.centering import SAMPLE_ROWS, center_and_scale
 from sae_features.training.run import Run
 from sae_features.training.sources import check_finite_rows
 from sae_features.training.trainer import finished_sae, record_of
@@ -57,10 +57,7 @@ def begin(source: ActivationSource, kind: str = "mean") -> OnlineTraining:
     InvalidInputError
         If its rows do not vary, or are not finite.
     """
-    sample = source.sample(SAMPLE_ROWS)
-    check_finite_rows(sample, 0)
-    center = center_of(sample, kind)
-    return OnlineTraining(center, scale_of(sample, center))
+    return OnlineTraining(*center_and_scale(source.sample(SAMPLE_ROWS), kind))
 
 
 def learn(

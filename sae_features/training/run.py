@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sae_features.errors import InvalidInputError
 from sae_features.training.objectives import objective_of
 from sae_features.training.objectives.step import Context
 from sae_features.training.settings import settings_of
@@ -129,10 +130,10 @@ class Run:
         self.silent[made.fires > 0] = 0
         l0 = float(made.fires.sum()) / len(x)
         variance = float((x - x.mean(dim=0)).square().sum())
-        fvu = float(made.error.square().sum()) / variance if variance else math.nan
         keep = min(SMOOTHING, self.step / (self.step + 1))
         self.l0 = keep * self.l0 + (1 - keep) * l0
-        self.fvu = keep * self.fvu + (1 - keep) * fvu
+        if variance:
+            self.fvu = keep * self.fvu + (1 - keep) * float(made.error.square().sum()) / variance
         keep = min(THRESHOLD_SMOOTHING, self.step / (self.step + 1))
         self.least = keep * self.least + (1 - keep) * made.least
         goal = self.settings.goal
@@ -154,15 +155,16 @@ class Run:
 
     @torch.no_grad()
     def _resample(self, x: torch.Tensor, error: torch.Tensor) -> None:
-        """Let dead latents start anew in the direction of rows that are reconstructed badly.
+        """Let dead latents start anew in the direction of what is missing in rows.
 
-        Rows are drawn by their squared error (Bricken et al., 2023, "Neuron resampling").
+        After Bricken et al., 2023, "Neuron resampling": there the directions are of rows themselves,
+        drawn by the square of their loss; here they are of errors, drawn by their squared norm.
         """
         dead = (self.silent > min(self.settings.dead_after, self.step * len(x) // 2)).nonzero().flatten()
-        if not len(dead):
+        weights = error.square().sum(dim=1).cpu().double()
+        if not len(dead) or not 0 < float(weights.sum()) < math.inf:
             return
         generator = torch.Generator().manual_seed(self.settings.seed + self.step)
-        weights = error.square().sum(dim=1).double().cpu()
         drawn = torch.multinomial(weights, len(dead), replacement=True, generator=generator).to(x.device)
         rows = torch.nn.functional.normalize(error[drawn])
         alive = torch.ones(self.settings.n_latents, dtype=torch.bool, device=x.device)
@@ -182,9 +184,20 @@ class Run:
             else:
                 parameter[dead] = first[name].to(x.device)[dead]
             state = self.optimizer.state[parameter]
-            state["exp_avg"][dead] = 0
-            state["exp_avg_sq"][dead] = 0
+            for key in {"exp_avg", "exp_avg_sq"} & state.keys():  # what is not trained has none
+                state[key][dead] = 0
         self.silent[dead] = 0
+
+    def check_finite(self) -> None:
+        """Raise InvalidInputError where a parameter is not finite."""
+        for name, parameter in self.parameters.items():
+            if not bool(torch.isfinite(parameter.detach().sum())):
+                message = (
+                    f"{name} of the {self.settings.architecture} SAE is not finite after step "
+                    f"{self.step}; train with a lower learning_rate, or clip_norm=1. What was saved "
+                    "before stays."
+                )
+                raise InvalidInputError(message)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return all tensors that a checkpoint needs."""

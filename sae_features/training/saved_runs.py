@@ -42,14 +42,17 @@ def save_runs(folder: Path, runs: Sequence[Run], facts: Mapping[str, Any]) -> No
         for name, tensor in run.tensors().items()
     }
     numbers = {"schema": SCHEMA, "runs": [run.numbers() for run in runs], **facts}
-    draft = folder / f".{NAME}.{os.getpid()}"
+    draft = folder / f".{NAME}.draft"  # one name: what a kill leaves is written over
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, draft, metadata={"training": json.dumps(numbers)})
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(folder / NAME)
-    except (OSError, SafetensorError) as error:
+    except KeyboardInterrupt:
+        draft.unlink(missing_ok=True)
+        raise
+    except (OSError, SafetensorError, MemoryError) as error:
         draft.unlink(missing_ok=True)
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         free = shutil.disk_usage(folder).free if folder.is_dir() else 0

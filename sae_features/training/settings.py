@@ -18,10 +18,9 @@ PENALISED = ("relu", "gated", "jumprelu")
 """Those whose sparsity is the outcome of a penalty; the others keep ``k``."""
 CENTERS = ("mean", "geometric_median", "none")
 PRECISIONS = ("float32", "bfloat16")
-LEARNING_RATE, USUAL_STEPS = 5e-3, 1000
-"""Adam's learning rate in a training of so many steps; with the root of their number it falls."""
-LEAST_RATE, MOST_RATE = 3e-4, 6e-3
-SHARED = ("batch_size", "n_tokens", "epochs", "center", "seed")
+LEARNING_RATE, USUAL_STEPS, LEAST_RATE = 3e-3, 1000, 3e-4
+"""Adam's learning rate up to so many steps; of more it falls with the root of their number."""
+SHARED = ("batch_size", "n_tokens", "epochs", "center", "patience", "seed")
 """What SAEs that are trained in one pass over the data have in common."""
 
 
@@ -51,8 +50,9 @@ class TrainingSettings:
     batch_size : int, default=2048
         Rows per step.
     learning_rate : float, optional
-        Adam's; if not given, 5e-3 in a training of 1,000 steps, less in longer ones: it falls with the
-        root of their number, from 6e-3 to 3e-4 (short trainings need large steps).
+        Adam's; 3e-3 if not given, and less in trainings of more than 1,000 steps: it falls with the root
+        of their number, to 3e-4 at the least.  In short trainings more may be better (relu), or the
+        end of most latents (gated, jumprelu).
     beta1 : float, default=0.9
         Adam's.  The papers of gated and jumprelu have 0, which here was no better at the same learning
         rate, and diverged earlier.
@@ -123,6 +123,7 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self._make_plain()
         if self.architecture not in TRAINED_ARCHITECTURES:
             raise InvalidParameterError(
                 expected_one_of("architecture", self.architecture, TRAINED_ARCHITECTURES)
@@ -132,7 +133,7 @@ class TrainingSettings:
         for name in ("n_tokens", "patience"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
-        if self.k > self.n_latents:
+        if self.k > self.n_latents and not (self.is_penalised and (self.target_l0 or self.sparsity)):
             raise InvalidParameterError(
                 f"Got k={self.k} with n_latents={self.n_latents}; expected k at most n_latents."
             )
@@ -150,11 +151,25 @@ class TrainingSettings:
         check_choice("center", self.center, CENTERS)
         check_choice("dtype", self.dtype, PRECISIONS)
 
+    def _make_plain(self) -> None:
+        """Take numpy's numbers, as a grid over an array gives them, for Python's."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+
     def _check_numbers(self) -> None:
         for name in ("learning_rate", "sparsity", "clip_norm", "bandwidth"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value > 0):
                 raise InvalidParameterError(f"Got {name}={value!r}; expected a number above 0.")
+        for name in ("aux_k", "seed"):
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 0
+            ):
+                raise InvalidParameterError(f"Got {name}={value!r}; expected an integer, 0 or more.")
+        if not (_is_number(self.aux_weight) and self.aux_weight >= 0):
+            raise InvalidParameterError(f"Got aux_weight={self.aux_weight!r}; expected 0 or more.")
         for name in ("warmup", "decay", "sparsity_warmup"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value <= 1):
@@ -170,7 +185,8 @@ class TrainingSettings:
     def _check_prefixes(self) -> None:
         if self.prefixes is None:
             return
-        ends = tuple(self.prefixes)
+        ends = tuple(int(end) for end in self.prefixes)
+        object.__setattr__(self, "prefixes", ends)
         is_fine = bool(ends) and ends[0] >= 1 and ends[-1] == self.n_latents
         if not is_fine or any(first >= second for first, second in pairwise(ends)):
             message = (
@@ -195,8 +211,7 @@ class TrainingSettings:
         """Return the learning rate of a training of so many steps."""
         if self.learning_rate is not None:
             return self.learning_rate
-        usual = LEARNING_RATE * (USUAL_STEPS / max(1, n_steps)) ** 0.5
-        return min(MOST_RATE, max(LEAST_RATE, usual))
+        return max(LEAST_RATE, LEARNING_RATE * min(1.0, USUAL_STEPS / max(1, n_steps)) ** 0.5)
 
     @property
     def ends(self) -> tuple[int, ...]:

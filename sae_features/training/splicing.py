@@ -138,8 +138,8 @@ def log_probabilities(
 
         splice = replace_point(lm.model, point, lm.backbone.stack.tap(point), replaced)
     with torch.inference_mode(), splice:
-        logits = lm.model(**batch.inputs).logits[batch.predicts].float()
-        return torch.log_softmax(logits, dim=-1)
+        logs = lm.model(**batch.inputs).logits[batch.predicts].float()
+        return logs.sub_(logs.logsumexp(dim=-1, keepdim=True))  # in place: a copy of it is large
 
 
 def _rows_at_a_time(lm: LanguageModel, windows: Windows) -> int:

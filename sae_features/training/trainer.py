@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from sae_features.errors import InvalidInputError, InvalidParameterError, warn
+from sae_features.errors import DigestMismatchError, InvalidInputError, InvalidParameterError, warn
 from sae_features.saes.autoencoder import SparseAutoencoder
-from sae_features.training.centering import SAMPLE_ROWS, center_of, check_width, scale_of
+from sae_features.training.centering import SAMPLE_ROWS, center_and_scale, check_width
 from sae_features.training.run import Run
 from sae_features.training.saved_runs import check_same, restore_runs, save_runs, saved_numbers
 from sae_features.training.settings import SHARED, TrainingSettings
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 SAVE_SECONDS = 60.0
 N_RECORDS = 200
 IMPROVEMENT = 1e-3
+SETTLING = 200
+"""Steps after the warm-up of penalties until running means tell what has come of it."""
+SAME = 1e-3
+KEPT = ("step", "rows_seen", "best", "stale", "is_settled", "histories")
 
 
 def source_of(activations: ActivationSource | np.ndarray | torch.Tensor) -> ActivationSource:
@@ -66,7 +70,7 @@ class SAETrainer:
     settings : TrainingSettings or sequence of them
         Several SAEs are trained in one pass over the data, on the same batches: a sweep over ``k``,
         ``target_l0``, widths or architectures costs one run of the model.  They must
-        agree in ``batch_size``, ``n_tokens``, ``epochs``, ``center`` and ``seed``.
+        agree in ``batch_size``, ``n_tokens``, ``epochs``, ``center``, ``patience`` and ``seed``.
     folder : str or Path, optional
         Where the training is kept, so that it goes on after an interruption; none is kept if not given.
         On a CPU what follows is equal to the bit to what would have followed.
@@ -148,13 +152,11 @@ class SAETrainer:
             if complaint:
                 warn(complaint)
         device = choose_device(self.device)
-        sample = source.sample(SAMPLE_ROWS)
-        check_finite_rows(sample, 0)
-        center = center_of(sample, shared.center)
-        scale = scale_of(sample, center)
+        center, scale = center_and_scale(source.sample(SAMPLE_ROWS), shared.center)
         runs = [Run(settings, source.d_in, n_steps, device) for settings in self.settings]
-        session = _Session(runs, self._facts(source, n_steps), self.folder)
+        session = _Session(runs, self._facts(source, n_steps), self.folder, center, scale)
         session.resume()
+        center, scale = session.center, session.scale
         self._learn(source, session, center.to(device), scale)
         session.end()
         return [
@@ -216,6 +218,7 @@ class SAETrainer:
             "d_in": source.d_in,
             "steps": n_steps,
             "data": dict(source.metadata),
+            "rows": None if self.folder is None else getattr(source, "digest", None),
         }
         try:
             plain: dict[str, Any] = json.loads(json.dumps(facts))
@@ -228,8 +231,16 @@ class SAETrainer:
 class _Session:
     """The runs of a training, and what is told and kept of them."""
 
-    def __init__(self, runs: list[Run], facts: dict[str, Any], folder: Path | None) -> None:
+    def __init__(
+        self,
+        runs: list[Run],
+        facts: dict[str, Any],
+        folder: Path | None,
+        center: torch.Tensor,
+        scale: float,
+    ) -> None:
         self.runs, self.facts, self.folder = runs, facts, folder
+        self.center, self.scale = center, scale
         self.n_steps = int(facts["steps"])
         self.step = self.rows_seen = 0
         self.best: list[float] | None = None
@@ -244,17 +255,31 @@ class _Session:
         if numbers is None or self.folder is None:
             return
         check_same(numbers, self.facts, self.folder)
+        center = torch.tensor(numbers["center"])
+        spread = 1 / numbers["scale"]  # of the rows around their centre
+        is_same = abs(self.scale * spread - 1) < SAME and bool(
+            torch.linalg.vector_norm(center - self.center) < SAME * spread
+        )
+        if not is_same:
+            message = (
+                f"The folder {str(self.folder)!r} holds a training on activations with another centre "
+                "or spread. Choose another folder, or bring back the data."
+            )
+            raise DigestMismatchError(message)
         restore_runs(self.folder, self.runs, numbers)
-        for name in ("step", "rows_seen", "best", "stale", "is_settled", "histories"):
+        self.center, self.scale = center, numbers["scale"]  # as they were, to the bit
+        for name in KEPT:
             setattr(self, name, numbers[name])
 
     def save(self) -> None:
         """Keep all on disk, if there is a folder."""
         if self.folder is None:
             return
-        names = ("step", "rows_seen", "best", "stale", "is_settled", "histories")
-        kept = {name: getattr(self, name) for name in names}
-        save_runs(self.folder, self.runs, self.facts | kept)
+        for run in self.runs:
+            run.check_finite()
+        kept = {name: getattr(self, name) for name in KEPT}
+        place = {"center": self.center.tolist(), "scale": self.scale}
+        save_runs(self.folder, self.runs, self.facts | place | kept)
 
     def advance(
         self, n_rows: int, number: int, losses: list[dict[str, torch.Tensor]], *, is_recorded: bool
@@ -289,8 +314,9 @@ class _Session:
         self.save()
 
     def end_pass(self, patience: int | None) -> None:
-        """Judge whether anything became better in a pass."""
-        if patience is None:
+        """Judge whether anything became better in a pass, once penalties have warmed up."""
+        warm = max(run.settings.sparsity_warmup * run.n_steps for run in self.runs) + SETTLING
+        if patience is None or self.step <= warm:
             return
         now = [run.fvu for run in self.runs]
         best = self.best or [float("inf")] * len(now)
@@ -326,6 +352,7 @@ def finished_sae(
     """Return what was trained, with centre and scale folded into its weights."""
     import sae_features
 
+    run.check_finite()
     parameters = {name: tensor.detach().cpu() for name, tensor in run.parameters.items()}
     parts = run.objective.finished(parameters, scale, run.least)
     parts["b_dec"] = parts["b_dec"] + center.cpu()

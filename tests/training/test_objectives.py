@@ -223,7 +223,7 @@ def test_jumprelu(target, bandwidth):
     f, fires = Jump.apply(pre_of(p, x), p["threshold"], bandwidth)
     l0 = fires.sum() / N
     penalty = (l0 / target - 1).square() if target else l0
-    wanted = {"mse": mse(x, f @ p["W_dec"] + p["b_dec"]), "l0": SPARSITY * penalty}
+    wanted = {"mse": mse(x, f @ p["W_dec"] + p["b_dec"]), "l0_penalty": SPARSITY * penalty}
     step = objective_of("jumprelu").step(p, x, context)
     assert_same(step, wanted, p)
     assert step.fires.tolist() == (f > 0).sum(dim=0).tolist()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 
 from sae_features import SAEFeaturesError
@@ -20,9 +21,8 @@ def test_defaults_of_what_depends_on_the_architecture():
     assert TrainingSettings(architecture="relu", target_l0=7.5).goal == 7.5
     assert TrainingSettings(architecture="relu", sparsity=0.1).goal is None
     assert TrainingSettings(architecture="topk").goal is None
-    assert TrainingSettings().rate(1000) == pytest.approx(5e-3)
-    assert TrainingSettings().rate(4000) == pytest.approx(2.5e-3)
-    assert TrainingSettings().rate(10) == 6e-3
+    assert TrainingSettings().rate(10) == TrainingSettings().rate(1000) == 3e-3
+    assert TrainingSettings().rate(4000) == pytest.approx(1.5e-3)
     assert TrainingSettings().rate(10**9) == 3e-4
     assert TrainingSettings(learning_rate=0.1).rate(10**9) == 0.1
     assert TrainingSettings(architecture="matryoshka", n_latents=800).ends == (100, 200, 400, 800)
@@ -51,6 +51,9 @@ def test_defaults_of_what_depends_on_the_architecture():
         ),
         ({"learning_rate": 0}, "Got learning_rate=0; expected a number above 0."),
         ({"learning_rate": float("nan")}, "Got learning_rate=nan; expected a number above 0."),
+        ({"aux_k": -1}, "Got aux_k=-1; expected an integer, 0 or more."),
+        ({"seed": 1.5}, "Got seed=1.5; expected an integer, 0 or more."),
+        ({"aux_weight": float("nan")}, "Got aux_weight=nan; expected 0 or more."),
         ({"warmup": 2}, "Got warmup=2; expected a share of 0 to 1."),
         ({"beta1": 1.0}, "Got beta1=1.0; expected 0 or more and less than 1."),
         (
@@ -68,6 +71,19 @@ def test_defaults_of_what_depends_on_the_architecture():
 def test_what_cannot_be_is_refused(wrong, message):
     with pytest.raises(SAEFeaturesError, match=f"^{re.escape(message)}"):
         TrainingSettings(**wrong)
+
+
+def test_numbers_of_numpy_are_plain():
+    settings = TrainingSettings(
+        n_latents=np.int64(64), k=np.int32(4), architecture="matryoshka", prefixes=np.array([8, 64])
+    )
+    assert settings_of(json.loads(json.dumps(settings.asdict()))) == settings
+    assert settings.prefixes == (8, 64)
+
+
+def test_k_has_no_say_where_the_penalty_is_given():
+    assert TrainingSettings(architecture="relu", n_latents=16, target_l0=3).goal == 3
+    assert TrainingSettings(architecture="relu", n_latents=16, sparsity=0.1).goal is None
 
 
 def test_a_setting_that_is_not_known_is_refused():

@@ -148,12 +148,27 @@ def test_a_history_is_told():
     assert {"l0", "dead", "sparsity", "mse", "l1", "aux"} <= history[-1].keys()
 
 
-@pytest.mark.parametrize("architecture", ["relu", "gated", "jumprelu"])
-@pytest.mark.parametrize("resample", [False, True])
-def test_dead_latents_of_a_penalised_sae_start_anew(architecture, resample):
+def test_the_l0_of_a_history_is_that_of_latents():
+    rows, _ = planted()
+    trained = SAETrainer(settings("jumprelu", epochs=20)).train(rows)[0]
+    assert trained.history[-1]["l0"] == pytest.approx(3, rel=0.2)
+    assert trained.history[-1]["l0_penalty"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "resample", "choices"),
+    [
+        ("relu", False, {}),
+        ("relu", True, {}),
+        ("gated", True, {}),
+        ("gated", True, {"tie_gate": False}),
+        ("jumprelu", True, {}),
+    ],
+)
+def test_dead_latents_of_a_penalised_sae_start_anew(architecture, resample, choices):
     rows, _ = planted()
     x = torch.from_numpy(rows - rows.mean(axis=0)) / 6
-    run = Run(settings(architecture, dead_after=1000, resample=resample), D, n_steps=100)
+    run = Run(settings(architecture, dead_after=1000, resample=resample, **choices), D, n_steps=100)
     bias = "b_gate" if architecture == "gated" else "b_enc"
     with torch.no_grad():
         run.parameters[bias][:25] = -9
@@ -170,10 +185,34 @@ def test_dead_latents_of_a_penalised_sae_start_anew(architecture, resample):
     torch.testing.assert_close(run.parameters["W_dec"].norm(dim=1), torch.ones(F))
 
 
-def test_training_stops_where_nothing_improves():
+def test_resampling_is_left_out_where_nothing_is_missing():
+    run = Run(settings("relu", dead_after=1), D, n_steps=10)
+    before = run.parameters["W_dec"].clone()
+    run.silent += 100
+    run._resample(torch.ones(5, D), torch.zeros(5, D))
+    assert torch.equal(run.parameters["W_dec"], before)
+
+
+def test_a_batch_of_equal_rows_leaves_the_running_fvu_a_number():
+    rows, _ = planted(600)
+    x = torch.from_numpy(rows - rows.mean(axis=0)) / 6
+    run = Run(settings(), D, n_steps=10)
+    run.learn(x[:200])
+    before = run.fvu
+    run.learn(x[200:201])
+    assert run.fvu == before
+    run.learn(x[201:400])
+    assert run.fvu < 2
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+def test_training_stops_where_nothing_improves(architecture):
     rows, _ = planted(1000)
-    stopped = SAETrainer(settings(epochs=400, patience=2, learning_rate=1e-2)).train(rows)[0]
-    assert 10 < stopped.history[-1]["step"] < 2000
+    chosen = settings(architecture, epochs=400, patience=2, learning_rate=1e-2)
+    stopped = SAETrainer(chosen).train(rows)[0]
+    assert 0.1 * 2000 + 200 < stopped.history[-1]["step"] < 2000  # not while the penalty warms up
+    if architecture == "relu":
+        assert stopped.history[-1]["l0"] == pytest.approx(3, rel=0.3)
     assert stopped.history[-1]["step"] == stopped.sae.metadata["training"]["steps"]
 
 
@@ -263,6 +302,37 @@ def test_another_training_in_the_folder_is_refused(tmp_path):
         SAETrainer(settings(k=4), folder=tmp_path).train(rows)
     with pytest.raises(DigestMismatchError, match=r"holds a training with n_rows=600, but 500 is asked"):
         SAETrainer(settings(), folder=tmp_path).train(rows[:500])
+
+
+def test_other_data_of_the_same_shape_are_refused(tmp_path):
+    rows, _ = planted(600)
+    SAETrainer(settings(), folder=tmp_path).train(rows)
+    with pytest.raises(DigestMismatchError, match=r"holds a training with rows='"):
+        SAETrainer(settings(), folder=tmp_path).train(rows[::-1].copy())
+
+    class Unnamed(ArraySource):
+        digest = None
+
+    source = Unnamed(rows)
+    SAETrainer(settings(), folder=tmp_path / "unnamed").train(source)
+    moved = Unnamed(rows + np.float32(1))
+    with pytest.raises(DigestMismatchError, match=r"on activations with another centre or spread\."):
+        SAETrainer(settings(), folder=tmp_path / "unnamed").train(moved)
+
+
+def test_what_a_kill_leaves_is_written_over(tmp_path):
+    rows, _ = planted(600)
+    (tmp_path / f".{NAME}.draft").write_bytes(b"half")
+    SAETrainer(settings(), folder=tmp_path).train(rows)
+    assert [file.name for file in tmp_path.iterdir()] == [NAME]
+
+
+def test_weights_that_are_not_finite_are_refused():
+    run = Run(settings(), D, n_steps=10)
+    with torch.no_grad():
+        run.parameters["W_enc"][3, 4] = float("inf")
+    with pytest.raises(InvalidInputError, match=r"^W_enc of the topk SAE is not finite after step 0;"):
+        run.check_finite()
 
 
 def test_what_is_finished_is_not_trained_again(tmp_path):

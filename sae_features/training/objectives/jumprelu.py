@@ -44,7 +44,7 @@ def initial(d_in: int, settings: TrainingSettings, generator: torch.Generator) -
 
 
 def step(parameters: Mapping[str, torch.Tensor], x: torch.Tensor, context: Context) -> Step:
-    """Return losses of a batch: ``mse`` and ``l0``."""
+    """Return losses of a batch: ``mse`` and ``l0_penalty``."""
     W_enc, b_enc, W_dec, b_dec = (parameters[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
     settings, threshold = context.settings, parameters["threshold"]
     pre = pre_of(parameters, x, context)
@@ -58,7 +58,7 @@ def step(parameters: Mapping[str, torch.Tensor], x: torch.Tensor, context: Conte
     l0 = fires.sum() / len(x)
     goal = settings.goal
     penalty = l0 if goal is None else (l0 / goal - 1).square()
-    losses = {"mse": squared(error), "l0": context.sparsity * penalty}
+    losses = {"mse": squared(error), "l0_penalty": context.sparsity * penalty}
     return Step(losses, error.detach(), fires_of(support, latents))
 
 
