@@ -174,14 +174,15 @@ def test_dead_latents_of_a_penalised_sae_start_anew(architecture, resample, choi
         run.parameters[bias][:25] = -9
     for step in range(9):
         run.learn(x[200 * step :][:200])
-    assert run.n_dead == 25
+    n_dead = run.n_dead
+    assert n_dead >= 25
     run.learn(x[1800:2000])
     for step in range(10, 20):
         run.learn(x[200 * step % 4000 :][:200])
     if not resample:
         assert run.n_dead >= 25
         return
-    assert run.n_dead < 10
+    assert run.n_dead < n_dead / 2
     torch.testing.assert_close(run.parameters["W_dec"].norm(dim=1), torch.ones(F))
 
 

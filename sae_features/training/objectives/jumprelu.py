@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from sae_features.training.settings import TrainingSettings
 
-FIRST_THRESHOLD = 0.01
+FIRST_THRESHOLD = 2.0
+"""In standard deviations of a pre-activation at first, which are 1/√d for inputs of norm 1."""
 
 
 def initial(d_in: int, settings: TrainingSettings, generator: torch.Generator) -> Parameters:
@@ -39,7 +40,7 @@ def initial(d_in: int, settings: TrainingSettings, generator: torch.Generator) -
     n = settings.n_latents
     return tied(d_in, n, generator) | {
         "b_enc": torch.zeros(n),
-        "threshold": torch.full((n,), FIRST_THRESHOLD),
+        "threshold": torch.full((n,), FIRST_THRESHOLD / d_in**0.5),
     }
 
 
