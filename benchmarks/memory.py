@@ -169,6 +169,7 @@ def medians(options: argparse.Namespace, specs: dict[str, dict[str, Any]]) -> di
     for turn in range(options.rounds):
         for name in list(specs)[:: -1 if turn % 2 else 1]:
             peaks[name].append(run(options, **specs[name])["peak"])
+            print(f"  {name}: {peaks[name][-1] / MIB:,.0f} MiB", flush=True)  # if it is cut short
     return peaks
 
 
