@@ -93,11 +93,15 @@ class TestGolden:
         x = load_file(case / "expected.safetensors")["x"]
         sae = loaded(case)
         again = load_sae(sae.save(tmp_path / "sae"))
-        assert torch.equal(again.encode(x), sae.encode(x))
+        written, read = dict(sae.tensors()), dict(again.tensors())
+        assert written.keys() == read.keys()
+        assert all(torch.equal(read[name], tensor) for name, tensor in written.items())
         assert again.conventions() == sae.conventions()
         assert (again.hook_point, again.metadata) == (sae.hook_point, sae.metadata)
+        # A product's last bit may depend on how a matrix lies in memory, which files do not keep.
+        torch.testing.assert_close(again.encode(x), sae.encode(x))
         if told_decoder(case):
-            assert torch.equal(again.reconstruct(x), sae.reconstruct(x))
+            torch.testing.assert_close(again.reconstruct(x), sae.reconstruct(x))
 
     def test_inspect(self, case, capsys):
         told = about(case)
