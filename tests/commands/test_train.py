@@ -421,6 +421,13 @@ SLOW = [*FEW[:-1], "--tokens", "60k", "--save-seconds", "0.05"]
 
 
 class TestInterruption:
+    @pytest.fixture(autouse=True)
+    def heeds_sigint(self):
+        """Have Ctrl-C heeded here and in child processes; a shell's background jobs ignore it."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
     def command(self, corpus, folder, model):
         words = ["train", corpus, "-o", folder, "--model", model, *SLOW]
         return [sys.executable, "-m", "sae_features", *map(str, words)]
