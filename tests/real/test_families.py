@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 TOLERANCE = 1e-5
 """Relative to the largest value: of each token in the residual stream, of all tokens inside a block,
 where what is small is a sum of what is large."""
+SMOLLM2_TOLERANCE = 1.5e-5
+"""The same for smollm2: on an AMD EPYC transformers' own hidden states of a batch differ by 1.07e-5 from
+those of the text alone, and ours equal those of its batch."""
 LONE_TOLERANCE = 5e-5
 """The same for the only token of a text in a decoder: it is an attention sink, whose values of some
 thousands cancel in the last blocks."""
@@ -31,7 +34,8 @@ def error_of(found, expected, *, of_each_token=True):
 
 def assert_close(original, found, expected, *, of_each_token=True):
     is_lone = original.alias == "smollm2" and len(expected) == 1
-    tolerance = LONE_TOLERANCE if is_lone else TOLERANCE
+    usual = SMOLLM2_TOLERANCE if original.alias == "smollm2" else TOLERANCE
+    tolerance = LONE_TOLERANCE if is_lone else usual
     assert error_of(found, expected, of_each_token=of_each_token) <= tolerance
 
 
