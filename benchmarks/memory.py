@@ -8,9 +8,10 @@ Each figure is the peak resident size of a fresh process, all that it imports in
 turns, figures are medians.  Texts are movie snippets with a number before them, so that all differ (with
 it about 28 tokens of MiniLM, special ones included).  Rows of features are counted and dropped.
 
-texts     SAEFeaturizer.iter_transform over a generator, default model and SAE, with cache=False and with
-          cache=None, whose store in memory fills up to its limit; and the backbone alone, likewise in
-          chunks.  The ratio is to the number of texts before.
+texts     SAEFeaturizer.iter_transform over a generator, default model and SAE (a stream keeps nothing in
+          memory, whatever the cache); and the backbone alone, likewise in chunks.  The peak of one
+          process, when the chunk that holds that text was done; processes differ by more than they grow.
+          The ratio is to the number of texts before.
 widths    MiniLM with TopK SAEs of random directions.  "file" is an SAE in a folder, as published ones
           are; "random" is sae="random:WIDTH:K", whose weights are drawn in the process.
           The limit is the sum of the backbone at its own peak (same texts, no SAE), the encoder's
@@ -95,12 +96,21 @@ def stream(spec: dict[str, Any]) -> dict[str, Any]:
     featurizer = SAEFeaturizer(MODEL, sae=spec["sae"], layer=spec["layer"], cache=spec["cache"])
     options = {} if spec["chunk"] is None else {"chunk": spec["chunk"]}
     n_rows = nnz = 0
+    passed: dict[int, int] = {}
     for rows in featurizer.iter_transform(numbered(spec["n"]), **options):
         n_rows += rows.shape[0]
         nnz += rows.nnz
+        note_peak(passed, n_rows, spec)
     if n_rows != spec["n"]:
         sys.exit(f"Got {n_rows} rows for {spec['n']} texts.")
-    return {"peak": peak_bytes(), "nnz": nnz}
+    return {"peak": peak_bytes(), "passed": passed, "nnz": nnz}
+
+
+def note_peak(passed: dict[int, int], n_done: int, spec: dict[str, Any]) -> None:
+    """Note the peak so far, under the numbers of texts that were just passed."""
+    for n in spec.get("at", ()):
+        if n <= n_done:
+            passed.setdefault(n, peak_bytes())
 
 
 def backbone_alone(spec: dict[str, Any]) -> dict[str, Any]:
@@ -111,12 +121,15 @@ def backbone_alone(spec: dict[str, Any]) -> dict[str, Any]:
 
     SAEFeaturizer(MODEL)  # what the featurizer imports counts here, too
     backbone = load_backbone(MODEL)
-    texts = numbered(spec["n"])
+    texts, n_done = numbered(spec["n"]), 0
+    passed: dict[int, int] = {}
     while chunk := list(islice(texts, spec["chunk"] or CHUNK_ITEMS)):
         windows = backbone.windows(check_items(chunk, ("text",)), backbone.token_policy())
         for _ in backbone.run(windows, [HookPoint(spec["layer"])]):
             pass
-    return {"peak": peak_bytes()}
+        n_done += len(chunk)
+        note_peak(passed, n_done, spec)
+    return {"peak": peak_bytes(), "passed": passed}
 
 
 def keep(spec: dict[str, Any]) -> dict[str, Any]:
@@ -181,25 +194,26 @@ def in_mib(peaks: list[int]) -> str:
 def by_texts(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Print and return peaks by number of texts."""
     layer = run(options, task="budget")["layer"]
-    ways = {
-        "cache=False": {"task": "stream", "cache": False},
-        "cache=None": {"task": "stream", "cache": None},
-        "backbone alone": {"task": "backbone"},
-    }
-    specs = {
-        f"{way}|{n}": {**spec, "sae": None, "layer": layer, "n": n}
-        for way, spec in ways.items()
-        for n in options.texts
-    }
-    peaks = medians(options, specs)
-    found, before = [], None
-    for name, of_name in peaks.items():
-        way, n = name.split("|")
-        median = statistics.median(of_name)
-        is_first = int(n) == options.texts[0]
-        ratio = None if is_first or before is None else median / before
-        found.append({"way": way, "texts": int(n), "peaks": of_name, "ratio": ratio})
-        before = median
+    common = {"sae": None, "layer": layer, "cache": False, "n": max(options.texts), "at": options.texts}
+    ways = {"iter_transform": "stream", "backbone alone": "backbone"}
+    peaks: dict[str, dict[str, list[int]]] = {way: {str(n): [] for n in options.texts} for way in ways}
+    for turn in range(options.rounds):
+        for way in list(ways)[:: -1 if turn % 2 else 1]:
+            passed = run(options, task=ways[way], **common)["passed"]
+            for n, peak in passed.items():
+                peaks[way][n].append(peak)
+            print(
+                f"  {way}: " + ", ".join(f"{n} {p / MIB:,.0f} MiB" for n, p in passed.items()),
+                flush=True,
+            )
+    found = []
+    for way, of_way in peaks.items():
+        before: list[int] | None = None
+        for n, of_number in of_way.items():
+            pairs = zip(of_number, before or [], strict=bool(before))
+            ratio = statistics.median(peak / other for peak, other in pairs) if before else None
+            found.append({"way": way, "texts": int(n), "peaks": of_number, "ratio": ratio})
+            before = of_number
     print()
     print_table(
         ("", "texts", "peak MiB", "ratio"),

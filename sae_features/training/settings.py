@@ -18,7 +18,7 @@ PENALISED = ("relu", "gated", "jumprelu")
 """Those whose sparsity is the outcome of a penalty; the others keep ``k``."""
 CENTERS = ("mean", "geometric_median", "none")
 PRECISIONS = ("float32", "bfloat16")
-LEARNING_RATE, USUAL_STEPS, LEAST_RATE = 3e-3, 1000, 3e-4
+LEARNING_RATE, USUAL_STEPS, LEAST_RATE = 6e-3, 1000, 3e-4
 """Adam's learning rate up to so many steps; of more it falls with the root of their number."""
 SHARED = ("batch_size", "n_tokens", "epochs", "center", "patience", "seed")
 """What SAEs that are trained in one pass over the data have in common."""
@@ -50,9 +50,8 @@ class TrainingSettings:
     batch_size : int, default=2048
         Rows per step.
     learning_rate : float, optional
-        Adam's; 3e-3 if not given, and less in trainings of more than 1,000 steps: it falls with the root
-        of their number, to 3e-4 at the least.  In short trainings more may be better (relu), or the
-        end of most latents (gated, jumprelu).
+        Adam's; 6e-3 if not given, and less in trainings of more than 1,000 steps: it falls with the root
+        of their number, to 3e-4 at the least.
     beta1 : float, default=0.9
         Adam's.  The papers of gated and jumprelu have 0, which here was no better at the same learning
         rate, and diverged earlier.

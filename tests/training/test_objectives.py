@@ -270,3 +270,25 @@ def test_bfloat16_decides_what_fires_and_nothing_else(architecture):
     for name, loss in exact.losses.items():
         assert rough.losses[name].dtype == torch.float32
         assert float(rough.losses[name].detach()) == pytest.approx(float(loss.detach()), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "choices", "encoder", "decoder"),
+    [
+        ("relu", {}, 0.1, 1.0),
+        ("relu", {"unit_norm": False}, 0.1, 0.1),
+        ("gated", {}, 0.1, 1.0),
+        ("gated", {"unit_norm": False}, 0.1, 1.0),
+        ("topk", {}, 0.1, 1.0),
+        ("batchtopk", {}, 0.1, 1.0),
+        ("matryoshka", {}, 0.1, 1.0),
+        ("jumprelu", {}, 1.0, 1.0),
+    ],
+)
+def test_first_directions_are_shared_and_encoder_rows_are_small(architecture, choices, encoder, decoder):
+    settings = TrainingSettings(architecture=architecture, n_latents=F, k=K, **choices)
+    first = objective_of(architecture).initial(D, settings, torch.Generator().manual_seed(0))
+    norms = {name: first[name].norm(dim=1) for name in ("W_enc", "W_dec")}
+    torch.testing.assert_close(norms["W_enc"], torch.full((F,), encoder))
+    torch.testing.assert_close(norms["W_dec"], torch.full((F,), decoder))
+    torch.testing.assert_close(first["W_enc"] / encoder, first["W_dec"] / decoder)

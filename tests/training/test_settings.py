@@ -21,8 +21,8 @@ def test_defaults_of_what_depends_on_the_architecture():
     assert TrainingSettings(architecture="relu", target_l0=7.5).goal == 7.5
     assert TrainingSettings(architecture="relu", sparsity=0.1).goal is None
     assert TrainingSettings(architecture="topk").goal is None
-    assert TrainingSettings().rate(10) == TrainingSettings().rate(1000) == 3e-3
-    assert TrainingSettings().rate(4000) == pytest.approx(1.5e-3)
+    assert TrainingSettings().rate(10) == TrainingSettings().rate(1000) == 6e-3
+    assert TrainingSettings().rate(4000) == pytest.approx(3e-3)
     assert TrainingSettings().rate(10**9) == 3e-4
     assert TrainingSettings(learning_rate=0.1).rate(10**9) == 0.1
     assert TrainingSettings(architecture="matryoshka", n_latents=800).ends == (100, 200, 400, 800)

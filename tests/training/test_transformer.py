@@ -268,7 +268,7 @@ class TestPartialFit:
         center = center_of(torch.from_numpy(X), "mean")
         np.testing.assert_allclose(online.sae_.b_dec.numpy(), center.numpy(), rtol=1e-6)
         assert online._online.scale == scale_of(torch.from_numpy(X), center)
-        np.testing.assert_allclose(online.sae_.W_enc.T, online.components_, atol=1e-6)
+        np.testing.assert_allclose(online.sae_.W_enc.T, 0.1 * online.components_, atol=1e-6)
         online.partial_fit(100 * X)
         np.testing.assert_allclose(online.sae_.b_dec.numpy(), center.numpy(), rtol=1e-6)
 

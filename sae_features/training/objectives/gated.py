@@ -15,6 +15,7 @@ import torch
 from sae_features.saes.firing import above
 from sae_features.training.kernels import Support, decode, encode
 from sae_features.training.objectives.step import (
+    FIRST_NORM,
     Context,
     Parameters,
     Step,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 def initial(d_in: int, settings: TrainingSettings, generator: torch.Generator) -> Parameters:
     """Return parameters to begin with; ``W_enc`` is the gate's."""
     biases = {name: torch.zeros(settings.n_latents) for name in ("b_gate", "r_mag", "b_mag")}
-    return tied(d_in, settings.n_latents, generator) | biases
+    first = tied(d_in, settings.n_latents, generator, encoder=FIRST_NORM)
+    return first | biases
 
 
 def step(parameters: Mapping[str, torch.Tensor], x: torch.Tensor, context: Context) -> Step:

@@ -14,6 +14,7 @@ import torch
 from sae_features.saes.firing import above
 from sae_features.training.kernels import Support, decode, encode
 from sae_features.training.objectives.step import (
+    FIRST_NORM,
     Context,
     Parameters,
     Step,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 def initial(d_in: int, settings: TrainingSettings, generator: torch.Generator) -> Parameters:
     """Return parameters to begin with."""
-    return tied(d_in, settings.n_latents, generator) | {"b_enc": torch.zeros(settings.n_latents)}
+    decoder = 1.0 if settings.unit_norm else FIRST_NORM
+    first = tied(d_in, settings.n_latents, generator, encoder=FIRST_NORM, decoder=decoder)
+    return first | {"b_enc": torch.zeros(settings.n_latents)}
 
 
 def step(parameters: Mapping[str, torch.Tensor], x: torch.Tensor, context: Context) -> Step:

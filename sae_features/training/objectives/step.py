@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     from sae_features.training.settings import TrainingSettings
 
+FIRST_NORM = 0.1
+"""Of encoder rows at first (Anthropic, "April update", 2024: 0.05 to 1): Adam's steps are of one size
+whatever the weights, and turn rows of norm 1 too slowly in a short training."""
+
 Parameters = dict[str, torch.Tensor]
 
 
@@ -68,14 +72,12 @@ class Objective(Protocol):
         """Return what makes a SparseAutoencoder of inputs that were ``scale`` times as large."""
 
 
-def tied(d_in: int, n_latents: int, generator: torch.Generator) -> Parameters:
-    """Return random decoder rows of norm 1, an encoder equal to them, and no biases."""
+def tied(
+    d_in: int, n_latents: int, generator: torch.Generator, *, encoder: float = 1.0, decoder: float = 1.0
+) -> Parameters:
+    """Return random directions as rows of encoder and decoder, of the norms given; ``b_dec`` is 0."""
     rows = torch.nn.functional.normalize(torch.randn(n_latents, d_in, generator=generator))
-    return {
-        "W_enc": rows.clone(),
-        "W_dec": rows,
-        "b_dec": torch.zeros(d_in),
-    }
+    return {"W_enc": encoder * rows, "W_dec": decoder * rows, "b_dec": torch.zeros(d_in)}
 
 
 def pre_of(parameters: Mapping[str, torch.Tensor], x: torch.Tensor, context: Context) -> torch.Tensor:
