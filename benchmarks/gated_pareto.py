@@ -401,7 +401,7 @@ def compare(records: list[dict[str, Any]], figure: str) -> None:
 
 
 def draw(options: argparse.Namespace, name: str, records: list[dict[str, Any]], *, is_lm: bool) -> None:
-    """Draw L0 against FVU and loss recovered."""
+    """Draw L0 against FVU and loss recovered, means over seeds."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -410,9 +410,16 @@ def draw(options: argparse.Namespace, name: str, records: list[dict[str, Any]], 
     from sae_features.training.displays import SAEEvaluationDisplay
 
     figures = ["fvu"] + (["loss_recovered_zero"] if is_lm else [])
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault((record["variant"], record["goal"]), []).append(record)
+    means = [
+        {"variant": variant} | {n: float(np.mean([r[n] for r in of_group])) for n in ("l0", *figures)}
+        for (variant, _), of_group in groups.items()
+    ]
     _, axes = plt.subplots(1, len(figures), figsize=(6.4 * len(figures), 4.8), squeeze=False)
     for ax, figure in zip(axes[0], figures, strict=True):
-        SAEEvaluationDisplay.from_evaluations(records, y=figure, by="variant", ax=ax)
+        SAEEvaluationDisplay.from_evaluations(means, y=figure, by="variant", ax=ax)
         ax.set_title(name)
     plt.tight_layout()
     plt.savefig(options.out / f"{name}.png", dpi=120)

@@ -1,8 +1,8 @@
 """How much memory a stream of texts takes, by number of texts and width of the SAE; what is stored.
 
 python benchmarks/memory.py [--sections texts widths stored] [--texts 1000 10000 100000]
-    [--widths 4096 16384 65536 262144] [--k 64] [--width-texts 1000] [--chunk N] [--rounds 3]
-    [--threads 1] [--json FILE]
+    [--ways iter_transform backbone] [--widths 4096 16384 65536 262144] [--k 64] [--width-texts 1000]
+    [--chunk N] [--rounds 3] [--threads 1] [--json FILE]
 
 Each figure is the peak resident size of a fresh process, all that it imports included; processes take
 turns, figures are medians.  Texts are movie snippets with a number before them, so that all differ (with
@@ -40,6 +40,8 @@ SECTIONS = ("texts", "widths", "stored")
 MODEL = "minilm"
 D_MODEL = 384
 CHUNK_ITEMS = 4096
+WAYS = {"iter_transform": "stream", "backbone": "backbone"}
+"""Tasks of "texts" by name."""
 
 
 def main() -> None:
@@ -47,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--texts", nargs="+", type=int, default=[1000, 10_000, 100_000])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="of texts")
     parser.add_argument("--widths", nargs="+", type=int, default=[4096, 16_384, 65_536, 262_144])
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--width-texts", type=int, default=1000)
@@ -195,11 +198,12 @@ def by_texts(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Print and return peaks by number of texts."""
     layer = run(options, task="budget")["layer"]
     common = {"sae": None, "layer": layer, "cache": False, "n": max(options.texts), "at": options.texts}
-    ways = {"iter_transform": "stream", "backbone alone": "backbone"}
-    peaks: dict[str, dict[str, list[int]]] = {way: {str(n): [] for n in options.texts} for way in ways}
+    peaks: dict[str, dict[str, list[int]]] = {
+        way: {str(n): [] for n in options.texts} for way in options.ways
+    }
     for turn in range(options.rounds):
-        for way in list(ways)[:: -1 if turn % 2 else 1]:
-            passed = run(options, task=ways[way], **common)["passed"]
+        for way in options.ways[:: -1 if turn % 2 else 1]:
+            passed = run(options, task=WAYS[way], **common)["passed"]
             for n, peak in passed.items():
                 peaks[way][n].append(peak)
             print(

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import sae_features
-from sae_features.commands import cache, evaluate, train
+from sae_features.commands import cache, compare, evaluate, train
 from sae_features.errors import SAEFeaturesError, SAEFeaturesWarning, expected_one_of
 from sae_features.parameters import DTYPES, OVERFLOWS, POOLINGS, TOKENS
 
@@ -106,6 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_options(
         verb("evaluate", _evaluate, "Measure an SAE on a corpus: how sparse, and how faithful.")
+    )
+    compare.add_options(
+        verb("sweep", _sweep, "Compare features and baselines for classification, as a TOML file says.")
+    )
+    compare.add_options(
+        verb("transfer", _transfer, "Test transfer across languages or models, as a TOML file says.")
+    )
+    compare.add_report_options(
+        verb("report", _report, "Write tables and plots of a sweep or transfer as one HTML page.")
     )
     cache.add_options(verb("cache", _cache, "Show, verify or clear what is kept on disk."))
     return parser
@@ -319,6 +328,21 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     result, text = evaluate.run(options)
+    _print(result, options, text)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    result, text = compare.run_sweep(options)
+    _print(result, options, text)
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    result, text = compare.run_transfer(options)
+    _print(result, options, text)
+
+
+def _report(options: argparse.Namespace) -> None:
+    result, text = compare.run_report(options)
     _print(result, options, text)
 
 

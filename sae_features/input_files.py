@@ -199,9 +199,9 @@ def _lines(place: Path) -> Iterator[str]:
 
 
 def _table_column(place: Path, column: str | None, delimiter: str) -> Iterator[str]:
-    rows = _table_rows(place, delimiter)
+    rows = table_rows(place, delimiter)
     _, header = next(rows, (1, []))
-    position = header.index(_choose_column(place, header, column))
+    position = header.index(choose_column(place, header, column))
     for number, row in rows:
         if len(row) != len(header):
             message = f"line {number}: got {len(row)} fields; expected {len(header)}."
@@ -209,8 +209,8 @@ def _table_column(place: Path, column: str | None, delimiter: str) -> Iterator[s
         yield row[position]
 
 
-def _table_rows(place: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield rows with the lines that they start at; quoted line ends stay as they are."""
+def table_rows(place: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield rows, the header first, with the lines that they start at; quoted line ends stay."""
     with _opened(place, newline="") as stream:
         rows = csv.reader(stream, delimiter=delimiter, strict=True)
         number = 1
@@ -234,10 +234,35 @@ def _next_row(rows: Iterator[list[str]]) -> list[str] | None:
 
 
 def _json_column(place: Path, column: str | None) -> Iterator[str]:
+    chosen: str | None = None
+    for number, row in json_rows(place):
+        if chosen is None:
+            chosen = choose_column(place, list(row), column)
+        if chosen not in row:
+            has = ", ".join(map(repr, list(row)[:5])) or "nothing"
+            message = f"{place.name}, line {number}: has no {chosen!r}; it has {has}."
+            raise InvalidInputError(message)
+        value = row[chosen]
+        if not isinstance(value, str):
+            message = f"{place.name}, line {number}: got {chosen}={value!r}; expected a text."
+            raise InvalidInputError(message)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            message = (
+                f"{place.name}, line {number}: {chosen} has a lone surrogate at character "
+                f"{error.start}, which no tokenizer takes; repair it first."
+            )
+            raise InvalidInputError(message) from None
+        yield value
+
+
+def json_rows(place: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a file of one per line, with their lines; blank ones at the end are none."""
     blank = 0
     for number, line in enumerate(_lines(place), 1):
         if not line.strip():
-            blank = blank or number  # at the end it is nothing
+            blank = blank or number
             continue
         if blank:
             raise InvalidInputError(f"{place.name}, line {blank}: not JSON: the line is blank.")
@@ -247,28 +272,11 @@ def _json_column(place: Path, column: str | None) -> Iterator[str]:
             raise InvalidInputError(f"{place.name}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InvalidInputError(f"{place.name}, line {number}: expected a JSON object.")
-        if number == 1:
-            column = _choose_column(place, list(row), column)
-        value = row.get(column)
-        if column not in row:
-            has = ", ".join(map(repr, list(row)[:5])) or "nothing"
-            message = f"{place.name}, line {number}: has no {column!r}; it has {has}."
-            raise InvalidInputError(message)
-        if not isinstance(value, str):
-            message = f"{place.name}, line {number}: got {column}={value!r}; expected a text."
-            raise InvalidInputError(message)
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            message = (
-                f"{place.name}, line {number}: {column} has a lone surrogate at character "
-                f"{error.start}, which no tokenizer takes; repair it first."
-            )
-            raise InvalidInputError(message) from None
-        yield value
+        yield number, row
 
 
-def _choose_column(place: Path, columns: list[str], column: str | None) -> str:
+def choose_column(place: Path, columns: list[str], column: str | None) -> str:
+    """Return the column that is meant: the one named, the only one, or ``text``."""
     if column is None:
         column = columns[0] if len(columns) == 1 else DEFAULT_COLUMN
     if column not in columns:

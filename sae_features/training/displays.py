@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sae_features.errors import InvalidInputError, InvalidParameterError, MissingDependencyError
+from sae_features.drawing import COLORS, LINES, MARKERS, make_axes
+from sae_features.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
     from sae_features.training.metrics import SAEEvaluation
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""What people with any colour vision tell apart (Okabe and Ito, 2008), without the faint yellow."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":")
 NAMES = {
     "l0": "L0 (latents that fire per token)",
     "l1": "L1 of the latents",
@@ -113,7 +110,7 @@ class SAEEvaluationDisplay:
         for position, row in enumerate(rows):
             values = [_figure(row, name, position) for name in (by, x, y)]
             groups.setdefault(str(values[0]), []).append((float(values[1]), float(values[2])))
-        display = cls(_axes(ax))
+        display = cls(*make_axes(ax))
         for number, (name, points) in enumerate(groups.items()):
             xs, ys = zip(*sorted(points), strict=True)
             style = LINES[number // len(COLORS) % len(LINES)]
@@ -153,7 +150,7 @@ class SAEEvaluationDisplay:
             If matplotlib is not installed.
         """
         n, edges = evaluation.density_histogram()
-        display = cls(_axes(ax))
+        display = cls(*make_axes(ax))
         drawn = display.ax_
         display.bars_ = drawn.bar(
             edges[:-1], n, width=np.diff(edges), align="edge", color=COLORS[0], edgecolor="white"
@@ -186,22 +183,6 @@ def _figure(row: Mapping[str, Any], name: str, position: int) -> Any:
         message = f"Got no {name!r} in evaluation {position}; it has {', '.join(row)}."
         raise InvalidInputError(message)
     return row[name]
-
-
-def _axes(ax: Any) -> Any:
-    """Return where to draw: what was given, or the axes of a new figure."""
-    try:
-        from matplotlib import pyplot as plt
-        from matplotlib.axes import Axes
-    except ImportError as error:
-        message = 'Plots need matplotlib; install it: pip install "sae-features[plot]"'
-        raise MissingDependencyError(message) from error
-    if ax is None:
-        return plt.subplots(figsize=(6.4, 4.4), layout="constrained")[1]
-    if not isinstance(ax, Axes):
-        message = f"Got ax of type {type(ax).__name__}; expected matplotlib Axes, or None."
-        raise InvalidParameterError(message)
-    return ax
 
 
 def _make_logarithmic(ax: Any) -> None:

@@ -1,0 +1,226 @@
+"""`sae-features sweep`, `transfer` and `report`: protocols in a TOML file, and what came of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_features.errors import InvalidParameterError
+from sae_features.parameters import check_count
+
+if TYPE_CHECKING:
+    import argparse
+
+    from sae_features.evaluation.configs import Config
+    from sae_features.evaluation.labelled import LabelledItems
+    from sae_features.evaluation.results import Results
+
+METRICS = ("accuracy", "macro_f1", "auroc")
+PROTOCOLS = ("cross_lingual", "cross_model", "moved_probe")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of both verbs."""
+    parser.add_argument("config", metavar="CONFIG.toml", help="what is compared, on which data")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR",
+        help="folder of results (default: as the file says, or the file's name without .toml); a run "
+        "that was interrupted goes on there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder that paths of data are relative to (default: the file's)"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="cells computed at a time")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument("--no-report", action="store_true", help="write the tables alone")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(interrupted="interrupted; run the same command again to go on")
+
+
+def run_sweep(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Run a sweep; return what is printed, as JSON and as text."""
+    from sae_features.evaluation.configs import Config, parameters_of
+    from sae_features.evaluation.sweep import FeatureSweep
+
+    config = Config(options.config, options.data)
+    config.check_keys([*parameters_of(FeatureSweep), "output", "title", "data"])
+    sweep = FeatureSweep(**config.parameters(FeatureSweep) | _how(options, config))
+    return _finished("sweep", sweep.run(config.data()), options, config)
+
+
+def run_transfer(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Run a transfer; return what is printed, as JSON and as text."""
+    from sae_features.evaluation.configs import Config
+    from sae_features.parameters import check_choice
+
+    config = Config(options.config, options.data)
+    protocol = config.values.pop("protocol", PROTOCOLS[0])
+    check_choice("protocol", protocol, PROTOCOLS)
+    run = {
+        "cross_lingual": _cross_lingual, "cross_model": _cross_model, "moved_probe": _moved_probe,
+    }[protocol]  # fmt: skip
+    return _finished("transfer", run(options, config), options, config)
+
+
+def _cross_lingual(options: argparse.Namespace, config: Config) -> Results:
+    from sae_features.evaluation.configs import parameters_of
+    from sae_features.evaluation.transfer import CrossLingualTransfer
+    from sae_features.input_files import read_texts
+
+    known = parameters_of(CrossLingualTransfer)
+    config.check_keys([*known, "output", "title", "name", "data", "translated"])
+    transfer = CrossLingualTransfer(**config.parameters(CrossLingualTransfer) | _how(options, config))
+    translated = {}
+    for number, table in enumerate(config.tables("translated")):
+        keys = ("from", "into", "path", "text")
+        at = f", translated[{number}]"
+        config.check_keys(keys, table, at)
+        for key in keys[:3]:
+            if not isinstance(table.get(key), str):
+                message = f"{config.path.name}{at}: has no {key}; expected from, into and path."
+                raise InvalidParameterError(message)
+        texts = read_texts(config.place(table["path"]), table.get("text"))
+        translated[table["from"], table["into"]] = texts
+    name = config.values.get("name", config.path.stem)
+    return transfer.run(config.data(), translated, name=name)
+
+
+def _cross_model(options: argparse.Namespace, config: Config) -> Results:
+    from sae_features.evaluation.configs import parameters_of
+    from sae_features.evaluation.sweep import FeatureSweep
+
+    config.check_keys([*parameters_of(FeatureSweep), "output", "title", "data", "behaviour"])
+    sweep = FeatureSweep(**config.parameters(FeatureSweep) | _how(options, config))
+    sweep.protocol = "cross_model"
+    tables = config.tables("behaviour")
+    listed = [] if tables and "data" not in config.values else config.data()
+    for number, table in enumerate(tables):
+        listed.append(_behaviour(table, f", behaviour[{number}]", options, config))
+    return sweep.run(listed)
+
+
+def _behaviour(
+    table: dict[str, Any], at: str, options: argparse.Namespace, config: Config
+) -> LabelledItems:
+    """Return questions, labelled by whether a model answers them right."""
+    from sae_features.errors import InvalidInputError, InvalidParameterError
+    from sae_features.evaluation.behaviour_labels import label_behaviour
+    from sae_features.input_files import json_rows
+
+    config.check_keys(
+        ("model", "path", "name", "prompt", "choices", "right", "normalise", "max_items"), table, at
+    )
+    for name in ("model", "path"):
+        if name not in table:
+            raise InvalidParameterError(f"{config.path.name}{at}: has no {name}.")
+    place = Path(config.place(table["path"]))
+    columns = [table.get(name, name) for name in ("prompt", "choices", "right")]
+    parts: tuple[list[Any], ...] = ([], [], [])
+    for line, row in json_rows(place):
+        for column, kind, part in zip(columns, (str, list, int), parts, strict=True):
+            if not isinstance(row.get(column), kind):
+                got = f"got {column}={row.get(column)!r}; expected a {kind.__name__}."
+                message = f"{place.name}, line {line}: {got}"
+                raise InvalidInputError(message)
+            part.append(row[column])
+    most = table.get("max_items")
+    check_count("max_items", most)
+    prompts, choices, right = (part[:most] for part in parts)
+    return label_behaviour(
+        table["model"], prompts, choices, right, name=table.get("name", place.stem),
+        normalise=table.get("normalise", "tokens"), device=options.device,
+        folder=_folder(options, config), verbose=not options.quiet,
+    )  # fmt: skip
+
+
+def _moved_probe(options: argparse.Namespace, config: Config) -> Results:
+    from sae_features.evaluation.configs import parameters_of
+    from sae_features.evaluation.probe_moves import MovedProbes
+    from sae_features.input_files import read_items
+
+    known = parameters_of(MovedProbes)
+    config.check_keys([*known, "output", "title", "data", "corpus"])
+    moved = MovedProbes(**config.parameters(MovedProbes) | _how(options, config))
+    corpus: list[Any] = []
+    for number, table in enumerate(config.tables("corpus")):
+        config.check_keys(("path", "text", "max_items"), table, f", corpus[{number}]")
+        found = read_items(config.place(table["path"]), table.get("text"))
+        check_count("max_items", table.get("max_items"))
+        corpus += list(dict.fromkeys(found))[: table.get("max_items")]
+    return moved.run(config.data(), corpus or None)
+
+
+def _how(options: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """Return what the command line says of how it is computed."""
+    given = {"n_jobs": options.jobs, "device": options.device}
+    said = {name: value for name, value in given.items() if value is not None}
+    return said | {"folder": _folder(options, config), "verbose": not options.quiet}
+
+
+def _folder(options: argparse.Namespace, config: Config) -> Path:
+    if options.output is not None:
+        return Path(options.output).expanduser()
+    return config.path.parent / config.values.get("output", config.path.stem)
+
+
+def _finished(
+    verb: str, results: Results, options: argparse.Namespace, config: Config
+) -> tuple[dict[str, Any], str]:
+    """Write the report of results, and return what is printed."""
+    folder = _folder(options, config)
+    results.provenance["command"] = f"sae-features {verb} {config.path.name}"
+    results.write(folder)
+    page = None
+    if not options.no_report:
+        page = write_page(results, folder, config.values.get("title", config.path.stem))
+    return summary_of(results, folder, page)
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `report`."""
+    parser.add_argument("results", metavar="RESULTS", help="folder of results of a sweep or transfer")
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", help="where to write (default: the same folder)"
+    )
+    parser.add_argument("--title", help="of the page (default: the folder's name)")
+    parser.add_argument("--metric", choices=METRICS, default=METRICS[1], help="of tables and pictures")
+
+
+def run_report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Write the report of a folder of results; return what is printed, as JSON and as text."""
+    from sae_features.evaluation.results import Results
+
+    folder = Path(options.results).expanduser()
+    results = Results.read(folder)
+    output = folder if options.output is None else Path(options.output).expanduser()
+    page = write_page(results, output, options.title or folder.resolve().name, options.metric)
+    return summary_of(results, folder, page, options.metric)
+
+
+def write_page(results: Results, folder: Path, title: str, metric: str = METRICS[1]) -> Path:
+    """Write the page of results, and return where it is."""
+    from sae_features.report import write_report
+
+    return write_report(results, folder, title=title, metric=metric)
+
+
+def summary_of(
+    results: Results, folder: Path, page: Path | None, metric: str = METRICS[1]
+) -> tuple[dict[str, Any], str]:
+    """Return what is printed of results: means of each method, and where files are."""
+    from sae_features.evaluation.statistics import summarise
+
+    by = ["method", "classifier"] if len({row["classifier"] for row in results.rows}) > 1 else ["method"]
+    if any(row["setting"] for row in results.rows):
+        by.append("setting")
+    found = summarise(results.rows, by, metric)
+    records = [each.asdict() for each in found]
+    lines = [f"{metric:>8}   95 % interval"]
+    for each in sorted(found, key=lambda each: -(each.mean or 0)):
+        spread = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
+        lines.append(f"{each.mean or 0:8.3f}   {spread:16} {', '.join(map(str, each.group.values()))}")
+    lines += ["", f"table: {folder / 'results.csv'} ({len(results.rows):,} rows)"]
+    if page is not None:
+        lines.append(f"report: {page}")
+    printed = {"output": str(folder), "report": None if page is None else str(page)}
+    return {**printed, "n_rows": len(results.rows), "means": records}, "\n".join(lines)
