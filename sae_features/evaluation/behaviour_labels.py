@@ -15,6 +15,7 @@ from sae_features.evaluation.labelled import LabelledItems
 from sae_features.evaluation.results import write_whole
 from sae_features.models import find_model
 from sae_features.progress import Progress
+from sae_features.training.language_models import load_language_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,13 +80,14 @@ def label_behaviour(
     file = None if folder is None else Path(folder) / "behaviour" / f"{_digest(who)[:32]}.json"
     chosen = _read(file)
     lacking = [i for i, key in enumerate(keys) if key not in chosen]
+    lm = load_language_model(model, device=device) if lacking else None
     with Progress(f"answers of {found.name}", "item", len(keys), is_shown=verbose) as bar:
         bar.tell(len(keys) - len(lacking))
         for start in range(0, len(lacking), CHUNK):
             some = lacking[start : start + CHUNK]
             answers = answer_by_likelihood(
-                model, [prompts[i] for i in some], [choices[i] for i in some], normalise=normalise,
-                max_length=max_length, device=device,
+                lm or model, [prompts[i] for i in some], [choices[i] for i in some],
+                normalise=normalise, max_length=max_length,
             )  # fmt: skip
             chosen |= {keys[i]: int(choice) for i, choice in zip(some, answers.chosen, strict=True)}
             if file is not None:

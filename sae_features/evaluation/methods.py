@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,9 @@ class ModelChoice:
     saes : sequence of str or Path, optional
         SAEs, each at its own layer, or ``"random:…"`` and SAEs that do not say, at each of ``layers``.
         Not given: the model's default SAE at each layer.  Empty: none, hidden states alone.
-    site, tokens, prompt, max_length, overflow, dtype : optional
+    max_length : int, optional
+        The least that the model and all its SAEs say if not given, so that all see the same tokens.
+    site, tokens, prompt, overflow, dtype : optional
         As :class:`~sae_features.SAEFeaturizer` takes them.
     """
 
@@ -166,7 +168,10 @@ class Place:
 
 
 def places_of(choice: ModelChoice) -> list[Place]:
-    """Return where a model is read: each SAE at its layer.
+    """Return where a model is read: each SAE at its layer, all over the same tokens.
+
+    Where no ``max_length`` is given and an SAE says a shorter context than the model's, all that read
+    the model keep to it, hidden states too.
 
     Raises
     ------
@@ -190,7 +195,12 @@ def places_of(choice: ModelChoice) -> list[Place]:
                     raise InvalidParameterError(message)
                 layers = (own.layer,)
         places += [_place(choice, layer, sae, with_sae=True) for layer in layers]
-    return places
+    contexts = [place.target.sae.metadata.get("max_length") for place in places if place.target.sae]
+    said = [context for context in contexts if isinstance(context, int)]
+    if choice.max_length is not None or not said:
+        return places
+    shared = replace(choice, max_length=min(*said, places[0].target.model.context))
+    return [replace(place, choice=shared) for place in places]
 
 
 def _place(choice: ModelChoice, layer: int | None, sae: str | Path | None, *, with_sae: bool) -> Place:

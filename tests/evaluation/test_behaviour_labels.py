@@ -32,6 +32,7 @@ def model(monkeypatch):
     found = Model()
     monkeypatch.setattr(behaviour_labels, "find_model", lambda _: found)
     monkeypatch.setattr(behaviour_labels, "answer_by_likelihood", found.answer)
+    monkeypatch.setattr(behaviour_labels, "load_language_model", lambda name, device: name)
     monkeypatch.setattr(behaviour_labels, "CHUNK", 2)
     return found
 

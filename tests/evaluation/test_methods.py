@@ -134,3 +134,14 @@ def test_no_path_of_this_machine_is_a_name():
     assert short_name(str(Path.cwd() / "models" / "mine")) == "mine"
     assert short_name("release/sae") == "release/sae"
     assert re.fullmatch("random:64:4", short_name("random:64:4"))
+
+
+def test_an_sae_of_a_shorter_context_shortens_all_that_is_read_of_the_model(tiny_bert, tmp_path):
+    sae = random_sae("topk", point=None, metadata={"max_length": 5})
+    short = sae.save(tmp_path / "short")
+    places = places_of(ModelChoice(model=tiny_bert, layers=(1,), saes=("random:16:2", short)))
+    assert [place.options["max_length"] for place in places] == [5, 5]
+    given = places_of(ModelChoice(model=tiny_bert, layers=(1,), saes=(short,), max_length=7))
+    assert [place.options["max_length"] for place in given] == [7]
+    plain = places_of(ModelChoice(model=tiny_bert, layers=(1,), saes=("random:16:2",)))
+    assert [place.options["max_length"] for place in plain] == [None]
