@@ -43,6 +43,11 @@ def run_sweep(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from sae_features.evaluation.sweep import FeatureSweep
 
     config = Config(options.config, options.data)
+    if "protocol" in config.values:
+        message = (
+            f"{config.path.name} has a protocol: run it by `sae-features transfer {options.config}`."
+        )
+        raise InvalidParameterError(message)
     config.check_keys([*parameters_of(FeatureSweep), "output", "title", "data"])
     sweep = FeatureSweep(**config.parameters(FeatureSweep) | _how(options, config))
     return _finished("sweep", sweep.run(config.data()), options, config)
@@ -54,7 +59,13 @@ def run_transfer(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from sae_features.parameters import check_choice
 
     config = Config(options.config, options.data)
-    protocol = config.values.pop("protocol", PROTOCOLS[0])
+    if "protocol" not in config.values:
+        message = (
+            f"{config.path.name} has no protocol; expected protocol = one of {', '.join(PROTOCOLS)}. A "
+            f"comparison on data sets is run by `sae-features sweep {options.config}`."
+        )
+        raise InvalidParameterError(message)
+    protocol = config.values.pop("protocol")
     check_choice("protocol", protocol, PROTOCOLS)
     run = {
         "cross_lingual": _cross_lingual, "cross_model": _cross_model, "moved_probe": _moved_probe,
@@ -103,7 +114,7 @@ def _behaviour(
     table: dict[str, Any], at: str, options: argparse.Namespace, config: Config
 ) -> LabelledItems:
     """Return questions, labelled by whether a model answers them right."""
-    from sae_features.errors import InvalidInputError, InvalidParameterError
+    from sae_features.errors import InvalidInputError
     from sae_features.evaluation.behaviour_labels import label_behaviour
     from sae_features.input_files import json_rows
 
@@ -168,11 +179,10 @@ def _finished(
 ) -> tuple[dict[str, Any], str]:
     """Write the report of results, and return what is printed."""
     folder = _folder(options, config)
-    results.provenance["command"] = f"sae-features {verb} {config.path.name}"
+    title = str(config.values.get("title", config.path.stem))
+    results.provenance |= {"command": f"sae-features {verb} {config.path.name}", "title": title}
     results.write(folder)
-    page = None
-    if not options.no_report:
-        page = write_page(results, folder, config.values.get("title", config.path.stem))
+    page = None if options.no_report else write_page(results, folder, title)
     return summary_of(results, folder, page)
 
 
@@ -182,7 +192,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="DIR", help="where to write (default: the same folder)"
     )
-    parser.add_argument("--title", help="of the page (default: the folder's name)")
+    parser.add_argument("--title", help="of the page (default: as before)")
     parser.add_argument("--metric", choices=METRICS, default=METRICS[1], help="of tables and pictures")
 
 
@@ -193,7 +203,8 @@ def run_report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     folder = Path(options.results).expanduser()
     results = Results.read(folder)
     output = folder if options.output is None else Path(options.output).expanduser()
-    page = write_page(results, output, options.title or folder.resolve().name, options.metric)
+    title = options.title or results.provenance.get("title") or folder.resolve().name
+    page = write_page(results, output, title, options.metric)
     return summary_of(results, folder, page, options.metric)
 
 
@@ -215,10 +226,15 @@ def summary_of(
         by.append("setting")
     found = summarise(results.rows, by, metric)
     records = [each.asdict() for each in found]
-    lines = [f"{metric:>8}   95 % interval"]
-    for each in sorted(found, key=lambda each: -(each.mean or 0)):
-        spread = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
-        lines.append(f"{each.mean or 0:8.3f}   {spread:16} {', '.join(map(str, each.group.values()))}")
+    validated = {
+        tuple(each.group.values()): each.mean for each in summarise(results.rows, by, "validation")
+    }
+    lines = [f"{metric}, and in brackets the validation score by which they are sorted:", ""]
+    for each in sorted(found, key=lambda each: -(validated[tuple(each.group.values())] or 0)):
+        score = validated[tuple(each.group.values())]
+        inner = "    –  " if score is None else f"({score:.3f})"
+        shown = "    –" if each.mean is None else f"{each.mean:.3f}"
+        lines.append(f"{shown} {inner}  {', '.join(map(str, each.group.values()))}")
     lines += ["", f"table: {folder / 'results.csv'} ({len(results.rows):,} rows)"]
     if page is not None:
         lines.append(f"report: {page}")

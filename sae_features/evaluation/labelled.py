@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelledItems:
     """Texts or images with a label each.
 
@@ -92,6 +92,9 @@ class LabelledItems:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}: {len(self):,} items, {len(self.classes)} classes)"
 
     @property
     def classes(self) -> tuple[str, ...]:

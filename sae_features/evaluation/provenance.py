@@ -40,6 +40,7 @@ def about_labels(data: LabelledItems, digests: Sequence[Hashable]) -> dict[str, 
         "n_items": len(data),
         "n_different": len(set(digests)),
         "n_conflicting": count_conflicting(digests, codes),
+        "n_groups": None if data.groups is None else len(set(data.groups)),
         "classes": {name: int((codes == i).sum()) for i, name in enumerate(data.classes)},
     }
 

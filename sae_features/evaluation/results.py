@@ -81,7 +81,7 @@ class Cell(NamedTuple):
     """One per row."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Results:
     """A table of results.
 
@@ -108,6 +108,10 @@ class Results:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        methods = {row.get("method") for row in self.rows}
+        return f"{type(self).__name__}({len(self):,} rows of {len(methods)} methods)"
 
     def where(self, **values: Any) -> list[dict[str, Any]]:
         """Return the rows that have the values given."""

@@ -21,6 +21,7 @@ strengths = [1.0]
 path = "snippets.csv"
 """
 LANGUAGES = """
+protocol = "cross_lingual"
 name = "pairs"
 models = ["minilm"]
 baselines = ["chance"]
@@ -96,6 +97,10 @@ def test_a_transfer_and_its_report(folder, capsys):
     page = said(capsys)["report"]
     assert page == str(folder / "pairs" / "report.html")
     assert "Two halves" in (folder / "pairs" / "report.html").read_text(encoding="utf-8")
+    assert main(["report", str(folder / "pairs")]) == 0
+    printed = capsys.readouterr().out
+    assert "macro_f1, and in brackets the validation score" in printed
+    assert "<title>pairs" in (folder / "pairs" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,9 @@ def test_a_transfer_and_its_report(folder, capsys):
             'protocol = "moved_probe"\nmodels = ["minilm"]',
             "Got one model; expected at least two",
         ),
-        ("transfer", '[[translated]]\nfro = "en"', "Got key='fro'"),
+        ("transfer", 'protocol = "cross_lingual"\n[[translated]]\nfro = "en"', "Got key='fro'"),
+        ("transfer", '[[data]]\npath = "snippets.csv"', "has no protocol; expected protocol = one of"),
+        ("sweep", 'protocol = "cross_lingual"', "run it by `sae-features transfer"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(folder, capsys, verb, text, message):

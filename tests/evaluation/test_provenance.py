@@ -13,8 +13,12 @@ from sae_features.evaluation.provenance import about_labels, check_data_sets
 def test_repeats_and_contradictions_are_counted():
     data = LabelledItems("reviews", ["a", "a", "a", "b", "b", "c"], [0, 1, 1, 1, 1, 0])
     assert about_labels(data, data.digests()) == {
-        "n_items": 6, "n_different": 3, "n_conflicting": 1, "classes": {"0": 2, "1": 4},
+        "n_items": 6, "n_different": 3, "n_conflicting": 1, "n_groups": None,
+        "classes": {"0": 2, "1": 4},
     }  # fmt: skip
+    grouped = LabelledItems("reviews", ["a", "b", "c"], [0, 1, 1], groups=["x", "y", "x"])
+    assert about_labels(grouped, grouped.digests())["n_groups"] == 2
+    assert repr(grouped) == "LabelledItems('reviews': 3 items, 2 classes)"
 
 
 def test_runs_say_what_was_run_and_name_no_place(swept, matrix):
