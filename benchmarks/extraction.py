@@ -84,7 +84,7 @@ def main() -> None:
     """Print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     add_common(parser)
-    parser.add_argument("--workloads", nargs="+", default=["W1", "W2", "W3"])
+    parser.add_argument("--workloads", nargs="*", default=["W1", "W2", "W3"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--anchors", type=int, default=3, help="runs of the floors in a round")
     parser.add_argument("--scale", type=float, default=1.0)
