@@ -90,10 +90,10 @@ def baselines_of_place(
     if "random_sae" in names:
         methods += latent_methods(place, plain, "random_sae", random_twin(place, items, **how), **how)
     width = place.target.model.width(place.target.point)
+    run = {method.name: method for method in latent_methods(place, choices)}
     for pooling in poolings:
-        latents = latent_methods(place, replace(choices, poolings=(pooling,)))
         (usual,) = latent_methods(place, replace(plain, poolings=(pooling,)))
-        compared = [method.name for method in latents]
+        compared = [name for name, each in run.items() if each.settings["pooling"] == pooling] or [*run]
         size_of = usual.name if usual.name in compared else compared[0]
         steps = {
             "pca": ("PCA", PCA(random_state=0, svd_solver="full")),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_features.errors import AssetNotFoundError, InvalidParameterError, expected_one_of
 from sae_features.evaluation.labelled_files import HUB, Columns, read_labelled
-from sae_features.evaluation.methods import ModelChoice
+from sae_features.evaluation.methods import LatentChoices, ModelChoice
 from sae_features.evaluation.plan import ComparisonPlan
 from sae_features.families import families
 from sae_features.parameters import check_count
@@ -37,7 +37,8 @@ class Config:
     ----------
     path : str or Path
     data : str or Path, optional
-        Folder that paths of data are relative to; the file's own if not given.
+        Folder that paths of data are relative to; the file's own if not given.  Models and SAEs are
+        looked for beside the file, then there.
 
     Attributes
     ----------
@@ -82,8 +83,7 @@ class Config:
             if name in LISTS and not isinstance(value, list):
                 message = f"{self.path.name}: got {name} = {value!r}; expected a list: [{value!r}]."
                 raise InvalidParameterError(message)
-            if name in {"thresholds", "token_top_n"}:
-                value = [None if each == NOTHING else each for each in value]
+            value = _with_none(name, value)
             if name == "models":
                 value = [self._model(model, i) for i, model in enumerate(value)]
             if name == "saes":
@@ -101,12 +101,14 @@ class Config:
         self.check_keys(ModelChoice.__dataclass_fields__, value, f", models[{number}]")
         if "model" not in value:
             raise InvalidParameterError(f"{self.path.name}, models[{number}]: has no model; name one.")
-        for name in ("layers", "saes"):
+        for name in ("layers", "saes", *LatentChoices.__dataclass_fields__):
             if name in value and not isinstance(value[name], list):
                 given = f"{self.path.name}, models[{number}]: got {name} = {value[name]!r}"
                 raise InvalidParameterError(f"{given}; expected a list: [{value[name]!r}].")
-        saes = {"saes": [self._sae(sae) for sae in value["saes"]]} if "saes" in value else {}
-        return value | {"model": self._folder(value["model"])} | saes
+        found = {name: _with_none(name, each) for name, each in value.items()}
+        if "saes" in value:
+            found["saes"] = [self._sae(sae) for sae in value["saes"]]
+        return found | {"model": self._folder(value["model"])}
 
     def _folder(self, model: Any) -> Any:
         """Return the folder of a model beside the file; a name that is known is no folder."""
@@ -118,14 +120,17 @@ class Config:
         return sae if not isinstance(sae, str) or known_sae(sae) is not None else self._near(sae)
 
     def _near(self, name: Any) -> Any:
-        """Return what lies beside the file by that name, or else the name."""
+        """Return what lies beside the file, or in the folder of data, by that name, or else the name."""
         if not isinstance(name, str):
             return name
-        place = self.path.parent / Path(name).expanduser()
-        return place.resolve() if place.exists() else name
+        for folder in (self.path.parent, self.base):
+            place = folder / Path(name).expanduser()
+            if place.exists():
+                return place.resolve()
+        return name
 
     def data(self, key: str = "data") -> list[LabelledItems]:
-        """Return the labelled data that the file names.
+        """Return the labelled data that the file names; a path with ``*`` stands for several.
 
         Raises
         ------
@@ -136,7 +141,27 @@ class Config:
         if not tables:
             message = f"{self.path.name} names no data; add a table [[{key}]] with path = …"
             raise InvalidParameterError(message)
-        return [self.labelled(table, f", {key}[{number}]") for number, table in enumerate(tables)]
+        found = []
+        for number, table in enumerate(tables):
+            at = f", {key}[{number}]"
+            found += [self.labelled(each, at) for each in self._each_path(table, at)]
+        return found
+
+    def _each_path(self, table: dict[str, Any], at: str) -> list[dict[str, Any]]:
+        """Return a table for each file or folder that its path stands for."""
+        path = table.get("path")
+        if not isinstance(path, str) or path.startswith(HUB) or "*" not in path:
+            return [table]
+        if "name" in table:
+            message = f"{self.path.name}{at}: got a name for all of path = {path!r}; leave it out: each "
+            raise InvalidParameterError(f"{message}is called as its file.")
+        pattern = (self.base / Path(path).expanduser()).absolute()
+        root = Path(pattern.anchor)
+        places = sorted(root.glob(str(pattern.relative_to(root))))
+        if not places:
+            message = f"{self.path.name}{at}: got path = {path!r}; nothing in {self.base} is so called."
+            raise AssetNotFoundError(message)
+        return [table | {"path": str(place)} for place in places]
 
     def tables(self, key: str) -> list[dict[str, Any]]:
         """Return the tables called ``[[key]]``."""
@@ -170,6 +195,13 @@ class Config:
     def place(self, path: str) -> str | Path:
         """Return where a path of the file leads."""
         return path if path.startswith(HUB) else self.base / Path(path).expanduser()
+
+
+def _with_none(name: str, value: Any) -> Any:
+    """Return a value with None for the word that stands for it."""
+    if name not in {"thresholds", "token_top_n"}:
+        return value
+    return [None if each == NOTHING else each for each in value]
 
 
 def parameters_of(kind: type[ComparisonPlan]) -> list[str]:

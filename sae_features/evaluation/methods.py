@@ -29,6 +29,7 @@ SETTINGS = (
 """Columns of results that say what a method is."""
 WORDS = ("tfidf_word", "tfidf_char", "bag_of_words")
 """Kinds of methods that read texts without a model."""
+OVER_ALL_TOKENS = ("max", "mean", "sum", "count")
 MODEL_OPTIONS = ("site", "tokens", "prompt", "max_length", "overflow", "dtype")
 
 
@@ -108,6 +109,9 @@ class ModelChoice:
         The least that the model and all its SAEs say if not given, so that all see the same tokens.
     site, tokens, prompt, overflow, dtype : optional
         As :class:`~sae_features.SAEFeaturizer` takes them.
+    poolings, thresholds, binarize, token_top_n : sequence, optional
+        How latents of this model become features, where it differs from what all models share: see
+        :class:`LatentChoices`.
     """
 
     model: str | Path = "minilm"
@@ -119,10 +123,19 @@ class ModelChoice:
     max_length: int | None = None
     overflow: str = "truncate"
     dtype: str | None = None
+    poolings: tuple[str, ...] | None = None
+    thresholds: tuple[float | None, ...] | None = None
+    binarize: tuple[bool, ...] | None = None
+    token_top_n: tuple[int | None, ...] | None = None
 
     def options(self) -> dict[str, Any]:
         """Return what featurizers of this model share."""
         return {"model": self.model} | {name: getattr(self, name) for name in MODEL_OPTIONS}
+
+    def latents(self, shared: LatentChoices) -> LatentChoices:
+        """Return how latents of this model become features."""
+        own = {name: getattr(self, name) for name in LatentChoices.__dataclass_fields__}
+        return replace(shared, **{name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -240,10 +253,19 @@ class LatentChoices:
             raise InvalidParameterError(f"Got binarize={other[0]!r}; expected True or False.")
 
     def each(self) -> Iterator[dict[str, Any]]:
-        """Yield all combinations, as parameters of SAEFeaturizer."""
+        """Yield all combinations, as parameters of SAEFeaturizer; of those that are equal the first.
+
+        Whether a latent fired at all is the same for all poolings over all tokens.
+        """
+        seen = set()
         for pooling, top_n, threshold, binarize in itertools.product(
             self.poolings, self.token_top_n, self.thresholds, self.binarize
         ):
+            is_whether_fired = binarize and threshold is None and pooling in OVER_ALL_TOKENS
+            features = ("any" if is_whether_fired else pooling, top_n, threshold, binarize)
+            if features in seen:
+                continue
+            seen.add(features)
             yield {
                 "pooling": pooling, "token_top_n": top_n, "threshold": threshold, "binarize": binarize,
             }  # fmt: skip

@@ -36,7 +36,8 @@ class ComparisonPlan:
     ----------
     models : sequence of str, mapping or ModelChoice, default=("minilm",)
         Models, or what :class:`~sae_features.evaluation.methods.ModelChoice` takes: layers, SAEs and
-        prompt of each.
+        prompt of each.  A model may stand there several times, with other SAEs or poolings; it still
+        reads each item once.
     layers : sequence of int, optional
         Of models that do not say their own.
     saes : sequence of str, optional
@@ -111,6 +112,8 @@ class ComparisonPlan:
             binarize=several("binarize", binarize),
             token_top_n=several("token_top_n", token_top_n),
         )
+        for choice in self.models:
+            choice.latents(self.latents)  # checked here
         self.baselines = several("baselines", baselines, least=0)
         check_baselines(self.baselines)
         strengths = several("strengths", strengths)
@@ -154,12 +157,13 @@ class ComparisonPlan:
         """
         found: dict[str, Method] = {}
         for choice in self.models:
+            latents = choice.latents(self.latents)
             for place in places_of(choice):
                 kind = "sae" if isinstance(place.target.sae, FileSAE) else "random_sae"
                 has_sae = place.sae is not None
-                own = latent_methods(place, self.latents, kind, **self.how) if has_sae else []
+                own = latent_methods(place, latents, kind, **self.how) if has_sae else []
                 check_names([*found.values(), *own])
-                own += baselines_of_place(self.baselines, place, self.latents, items, **self.how)
+                own += baselines_of_place(self.baselines, place, latents, items, **self.how)
                 for method in own:  # several SAEs at one place share its hidden states
                     known = found.setdefault(method.name, method)
                     if not known.reads_like(method):
@@ -221,12 +225,18 @@ def _model_choice(
         for name in model:
             check_choice("option of a model", name, known)
         choice = ModelChoice(**model)
+    own_latents: dict[str, Any] = {
+        name: several(name, value)
+        for name in LatentChoices.__dataclass_fields__
+        if (value := getattr(choice, name)) is not None
+    }
     own_layers = choice.layers if choice.layers is not None else layers
     own_saes = choice.saes if choice.saes is not None else saes
     return replace(
         choice,
         layers=None if own_layers is None else several("layers", own_layers),
         saes=None if own_saes is None else several("saes", own_saes, least=0),
+        **own_latents,
     )
 
 

@@ -74,6 +74,7 @@ def test_a_random_twin_has_the_width_and_l0_of_its_sae(place, make_data, tiny_be
         (LatentChoices(binarize=(True, False)), "max"),
         (LatentChoices(binarize=(True,)), "max binarized"),
         (LatentChoices(thresholds=(1.0, 2.0), token_top_n=(3,)), "max top 3 > 1"),
+        (LatentChoices(poolings=("max", "mean"), binarize=(True,)), "max binarized"),
     ],
 )
 def test_projections_are_as_wide_as_a_method_that_is_compared(place, choices, like):

@@ -35,7 +35,7 @@ def test_everything_that_a_protocol_takes_may_be_said(config):
     assert own == {"few_shot", "center", "train_size"}
     found = config(
         """
-        models = ["minilm"]
+        models = ["minilm", {model = "e5", thresholds = ["none", 1.0], binarize = [true]}]
         thresholds = ["none", 0.5]
         token_top_n = [4, "none"]
         few_shot = [16, 0.5]
@@ -44,8 +44,9 @@ def test_everything_that_a_protocol_takes_may_be_said(config):
         """
     ).parameters(CrossLingualTransfer)
     assert found == {
-        "models": ["minilm"], "thresholds": [None, 0.5], "token_top_n": [4, None], "few_shot": [16, 0.5],
-        "cv": 3, "permuted": False,
+        "models": ["minilm", {"model": "e5", "thresholds": [None, 1.0], "binarize": [True]}],
+        "thresholds": [None, 0.5], "token_top_n": [4, None], "few_shot": [16, 0.5], "cv": 3,
+        "permuted": False,
     }  # fmt: skip
     transfer = CrossLingualTransfer(**found)
     assert (transfer.latents.thresholds, transfer.few_shot, transfer.cv) == ((None, 0.5), (16, 0.5), 3)
@@ -81,6 +82,10 @@ def test_an_unknown_key_is_named_with_the_nearest(config, table):
         (
             "models = [{model = 'minilm', saes = 'a'}]",
             "mine.toml, models[0]: got saes = 'a'; expected a list",
+        ),
+        (
+            "models = [{model = 'minilm', poolings = 'max'}]",
+            "mine.toml, models[0]: got poolings = 'max'; expected a list: ['max'].",
         ),
         (
             "models = [{model = 'minilm', layers = 3}]",
@@ -135,6 +140,17 @@ def test_data_are_read_as_they_are_told(config, table, tmp_path):
         config(table).data()
 
 
+def test_a_path_with_a_star_is_several_data_sets(config, table, tmp_path):
+    shutil.copy(tmp_path / "reviews.csv", tmp_path / "more.csv")
+    text = "[[data]]\npath = '*.csv'\nmax_items = 6\n"
+    assert [(data.name, len(data)) for data in config(text).data()] == [("more", 6), ("reviews", 6)]
+    assert len(config(text.replace("*", f"{tmp_path}/*"), data=tmp_path / "none").data()) == 2
+    with pytest.raises(InvalidParameterError, match=r"data\[0\]: got a name for all of path = '\*.csv'"):
+        config(text + "name = 'x'").data()
+    with pytest.raises(AssetNotFoundError, match=r"data\[0\]: got path = '\*.tsv'; nothing in"):
+        config("[[data]]\npath = '*.tsv'\n").data()
+
+
 def test_folders_beside_the_file_are_models_and_saes(config, tmp_path, tiny_bert, tiny_saes):
     shutil.copytree(tiny_bert, tmp_path / "models" / "mine")
     shutil.copytree(tiny_saes["topk"], tmp_path / "topk")
@@ -145,6 +161,11 @@ def test_folders_beside_the_file_are_models_and_saes(config, tmp_path, tiny_bert
         sweep = FeatureSweep(**config(text).parameters(FeatureSweep), baselines=())
         names = [method.name for method in sweep.methods(["a"])]
         assert names == ["mine layer 1 topk max", "mine layer 1 random:8:2 max"]
+    elsewhere = tmp_path / "data"
+    elsewhere.mkdir()
+    shutil.move(tmp_path / "topk", elsewhere / "topk")
+    sweep = FeatureSweep(**config(text, data=elsewhere).parameters(FeatureSweep), baselines=())
+    assert [method.name for method in sweep.methods(["a"])] == names
 
 
 def test_a_folder_with_the_name_of_a_model_is_not_that_model(config, tmp_path):

@@ -67,7 +67,7 @@ def test_names_and_settings_say_what_a_method_is(tiny_bert, tiny_saes):
         poolings=("max", "sum"), thresholds=(None, 0.5), binarize=(False, True), token_top_n=(None, 2)
     )
     methods = latent_methods(place, choices, cache=False)
-    assert len({method.name for method in methods}) == 16
+    assert len({method.name for method in methods}) == len(methods) == 16 - 2
     last = methods[-1]
     assert last.name == "tiny-bert layer 1 mlp_out topk sum top 2 > 0.5 binarized"
     assert last.settings == {
@@ -83,6 +83,18 @@ def test_names_and_settings_say_what_a_method_is(tiny_bert, tiny_saes):
         InvalidParameterError, match="Got two methods called 'tiny-bert layer 1 mlp_out topk"
     ):
         check_names([*methods, last])
+
+
+def test_equal_features_are_one_method():
+    """Whether a latent fired at all is the same for all poolings over all tokens."""
+    choices = LatentChoices(
+        poolings=("mean", "max", "last", "sum"), thresholds=(None, 0.5), binarize=(False, True)
+    )
+    binarized = [(each["pooling"], each["threshold"]) for each in choices.each() if each["binarize"]]
+    assert binarized == [
+        ("mean", None), ("mean", 0.5), ("max", 0.5), ("last", None), ("last", 0.5), ("sum", 0.5),
+    ]  # fmt: skip
+    assert len(list(choices.each())) == 8 + len(binarized)
 
 
 def test_two_methods_that_read_alike(tiny_bert, tiny_saes):

@@ -120,3 +120,26 @@ def test_controls_are_the_first_of_each_kind_with_the_first_classifier(tiny_bert
     ]  # fmt: skip
     plan.permuted = False
     assert len(plan.runs(methods)) == 8
+
+
+def test_a_model_may_say_how_its_latents_are_pooled(tiny_bert, tiny_saes):
+    here = {"model": tiny_bert, "layers": [1]}
+    plan = ComparisonPlan(
+        [
+            {**here, "saes": [tiny_saes["topk"]], "poolings": ["max", "mean"]},
+            {**here, "saes": [tiny_saes["topk"]], "poolings": ["last"], "binarize": [True],
+             "thresholds": [None, 0.5]},
+            {**here, "saes": [tiny_saes["relu"]]},
+        ],
+        poolings=("sum",), baselines=("states",),
+    )  # fmt: skip
+    names = [method.name.removeprefix("tiny-bert layer 1 ") for method in plan.methods(["a"])]
+    assert names == [
+        "topk max", "topk mean", "states max", "states mean", "topk last binarized",
+        "topk last > 0.5 binarized", "states last", "relu sum", "states sum",
+    ]  # fmt: skip
+    assert plan.settings()["models"][1]["thresholds"] == [None, 0.5]
+    with pytest.raises(InvalidParameterError, match="Got poolings='max'; expected a list"):
+        ComparisonPlan([{"model": tiny_bert, "poolings": "max"}])
+    with pytest.raises(InvalidParameterError, match="Got pooling='median'; expected one of"):
+        ComparisonPlan([{"model": tiny_bert, "poolings": ["median"]}])
