@@ -10,10 +10,12 @@ from sae_features.parameters import check_count
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from sae_features.evaluation.configs import Config
     from sae_features.evaluation.labelled import LabelledItems
     from sae_features.evaluation.results import Results
+    from sae_features.evaluation.sweep import FeatureSweep
 
 METRICS = ("accuracy", "macro_f1", "auroc")
 PROTOCOLS = ("cross_lingual", "cross_model", "moved_probe")
@@ -50,7 +52,10 @@ def run_sweep(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise InvalidParameterError(message)
     config.check_keys([*parameters_of(FeatureSweep), "output", "title", "data"])
     sweep = FeatureSweep(**config.parameters(FeatureSweep) | _how(options, config))
-    return _finished("sweep", sweep.run(config.data()), options, config)
+    data_sets = config.data()
+    results = sweep.run(data_sets)
+    _keep_latents(sweep, data_sets, results, options, config)
+    return _finished("sweep", results, options, config)
 
 
 def run_transfer(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -107,7 +112,9 @@ def _cross_model(options: argparse.Namespace, config: Config) -> Results:
     listed = [] if tables and "data" not in config.values else config.data()
     for number, table in enumerate(tables):
         listed.append(_behaviour(table, f", behaviour[{number}]", options, config))
-    return sweep.run(listed)
+    results = sweep.run(listed)
+    _keep_latents(sweep, listed, results, options, config)
+    return results
 
 
 def _behaviour(
@@ -174,15 +181,31 @@ def _folder(options: argparse.Namespace, config: Config) -> Path:
     return config.path.parent / config.values.get("output", config.path.stem)
 
 
+def _keep_latents(
+    sweep: FeatureSweep,
+    data_sets: list[LabelledItems],
+    results: Results,
+    options: argparse.Namespace,
+    config: Config,
+) -> None:
+    from sae_features.evaluation.strongest import keep_strongest
+
+    if not options.no_report:
+        keep_strongest(_folder(options, config), sweep, data_sets, results)
+
+
 def _finished(
     verb: str, results: Results, options: argparse.Namespace, config: Config
 ) -> tuple[dict[str, Any], str]:
     """Write the report of results, and return what is printed."""
+    from sae_features.evaluation.strongest import kept_latents
+
     folder = _folder(options, config)
     title = str(config.values.get("title", config.path.stem))
     results.provenance |= {"command": f"sae-features {verb} {config.path.name}", "title": title}
     results.write(folder)
-    page = None if options.no_report else write_page(results, folder, title)
+    latents = kept_latents(folder)
+    page = None if options.no_report else write_page(results, folder, title, latents=latents)
     return summary_of(results, folder, page)
 
 
@@ -199,20 +222,27 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 def run_report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Write the report of a folder of results; return what is printed, as JSON and as text."""
     from sae_features.evaluation.results import Results
+    from sae_features.evaluation.strongest import kept_latents
 
     folder = Path(options.results).expanduser()
     results = Results.read(folder)
     output = folder if options.output is None else Path(options.output).expanduser()
     title = options.title or results.provenance.get("title") or folder.resolve().name
-    page = write_page(results, output, title, options.metric)
+    page = write_page(results, output, title, options.metric, kept_latents(folder))
     return summary_of(results, folder, page, options.metric)
 
 
-def write_page(results: Results, folder: Path, title: str, metric: str = METRICS[1]) -> Path:
+def write_page(
+    results: Results,
+    folder: Path,
+    title: str,
+    metric: str = METRICS[1],
+    latents: Sequence[dict[str, Any]] = (),
+) -> Path:
     """Write the page of results, and return where it is."""
     from sae_features.report import write_report
 
-    return write_report(results, folder, title=title, metric=metric)
+    return write_report(results, folder, title=title, metric=metric, latents=latents)
 
 
 def summary_of(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sae_features.evaluation.probe_moves import MovedProbes
     from sae_features.evaluation.results import Results
     from sae_features.evaluation.rules import decision_rules, latent_rules
+    from sae_features.evaluation.strongest import strongest_latents
     from sae_features.evaluation.sweep import FeatureSweep
     from sae_features.evaluation.top_activations import top_items
     from sae_features.evaluation.transfer import CrossLingualTransfer
@@ -41,6 +42,7 @@ __all__ = [
     "latent_rules",
     "move_probe",
     "read_labelled",
+    "strongest_latents",
     "top_items",
 ]
 
@@ -62,6 +64,7 @@ _HOMES = {
     "latent_rules": "rules",
     "move_probe": "moved_probe",
     "read_labelled": "labelled_files",
+    "strongest_latents": "strongest",
     "top_items": "top_activations",
 }
 

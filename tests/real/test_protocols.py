@@ -84,7 +84,8 @@ def test_a_protocol_from_one_file_reads_each_text_once(protocol, folder, read, c
         rows = list(csv.DictReader(stream))
     assert {row["setting"] for row in rows} == SETTINGS[protocol]
     assert {row["control"] for row in rows} == {"none", "permuted"}
-    assert (folder / "run" / "report.html").is_file()
+    report = (folder / "run" / "report.md").read_text(encoding="utf-8")
+    assert ("### latent " in report) == (protocol == "cross_model")
     assert read
     assert set(read.values()) == {1}
     read.clear()
