@@ -203,10 +203,27 @@ def _table_column(place: Path, column: str | None, delimiter: str) -> Iterator[s
     _, header = next(rows, (1, []))
     position = header.index(choose_column(place, header, column))
     for number, row in rows:
-        if len(row) != len(header):
-            message = f"line {number}: got {len(row)} fields; expected {len(header)}."
-            raise InvalidInputError(f"{place.name}, {message}")
+        check_fields(place, number, row, header)
         yield row[position]
+
+
+def check_fields(place: Path, number: int, row: list[str], header: list[str]) -> None:
+    """Raise InvalidInputError unless a row has as many fields as the header."""
+    if len(row) != len(header):
+        message = f"{place.name}, line {number}: got {len(row)} fields; expected {len(header)}."
+        raise InvalidInputError(f"{message}{separator_hint(header)}")
+
+
+def separator_hint(columns: list[str]) -> str:
+    """Return what may be wrong with a table that has one column only, or nothing.
+
+    Examples
+    --------
+    >>> separator_hint(["text;label"]), separator_hint(["text", "label"])
+    (" Are its columns separated by ';'? Save it with commas.", '')
+    """
+    separators = [sign for sign in (";", "\t", "|") if len(columns) == 1 and sign in columns[0]]
+    return f" Are its columns separated by {separators[0]!r}? Save it with commas." if separators else ""
 
 
 def table_rows(place: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -281,7 +298,7 @@ def choose_column(place: Path, columns: list[str], column: str | None) -> str:
         column = columns[0] if len(columns) == 1 else DEFAULT_COLUMN
     if column not in columns:
         message = f"{place.name} has no column {column!r}; choose one of {', '.join(columns)}."
-        raise InvalidParameterError(message)
+        raise InvalidParameterError(message + separator_hint(columns))
     if (count := columns.count(column)) > 1:
         message = f"{place.name} has {count} columns {column!r}; rename all but the one to read."
         raise InvalidInputError(message)

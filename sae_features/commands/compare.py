@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sae_features.evaluation.sweep import FeatureSweep
 
 METRICS = ("accuracy", "macro_f1", "auroc")
+CONTROL = "permuted labels"
 PROTOCOLS = ("cross_lingual", "cross_model", "moved_probe")
 
 
@@ -203,10 +204,23 @@ def _finished(
     folder = _folder(options, config)
     title = str(config.values.get("title", config.path.stem))
     results.provenance |= {"command": f"sae-features {verb} {config.path.name}", "title": title}
+    if results.where(control="permuted"):
+        results.provenance[CONTROL] = _verdict(results)
     results.write(folder)
     latents = kept_latents(folder)
     page = None if options.no_report else write_page(results, folder, title, latents=latents)
     return summary_of(results, folder, page)
+
+
+def _verdict(results: Results) -> str:
+    """Return where permuted labels landed, in words."""
+    from sae_features.evaluation.statistics import control_is_at_chance
+
+    found = control_is_at_chance(results.rows, results.predictions)
+    return (
+        f"{found.verdict}: mean macro-F1 {found.figure:.3f}, and by chance {found.low:.3f} to "
+        f"{found.high:.3f}, in {found.n_rows} rows"
+    )
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -250,6 +264,7 @@ def summary_of(
 ) -> tuple[dict[str, Any], str]:
     """Return what is printed of results: means of each method, and where files are."""
     from sae_features.evaluation.statistics import summarise
+    from sae_features.report.notices import notices_of
 
     by = ["method", "classifier"] if len({row["classifier"] for row in results.rows}) > 1 else ["method"]
     if any(row["setting"] for row in results.rows):
@@ -265,8 +280,14 @@ def summary_of(
         inner = "    –  " if score is None else f"({score:.3f})"
         shown = "    –" if each.mean is None else f"{each.mean:.3f}"
         lines.append(f"{shown} {inner}  {', '.join(map(str, each.group.values()))}")
-    lines += ["", f"table: {folder / 'results.csv'} ({len(results.rows):,} rows)"]
+    warnings = notices_of(results.rows, results.provenance)
+    control = results.provenance.get(CONTROL)
+    lines += ["", *(f"warning: {each}" for each in warnings)]
+    if control:
+        lines.append(f"{CONTROL}: {control}")
+    lines += [f"table: {folder / 'results.csv'} ({len(results.rows):,} rows)"]
     if page is not None:
         lines.append(f"report: {page}")
-    printed = {"output": str(folder), "report": None if page is None else str(page)}
-    return {**printed, "n_rows": len(results.rows), "means": records}, "\n".join(lines)
+    printed: dict[str, Any] = {"output": str(folder), "report": None if page is None else str(page)}
+    printed |= {"n_rows": len(results.rows), "means": records}
+    return {**printed, "warnings": warnings, "control": control}, "\n".join(lines)

@@ -46,7 +46,7 @@ class LatentContribution:
     tokens: tuple[TokenValue, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """The decision of a pipeline on one item, as a sum: ``intercept`` and the contributions of latents.
 
@@ -136,6 +136,9 @@ class Explanation:
             for latent in self.latents
             for part in latent.tokens
         ]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.headline()}>"
 
     def __str__(self) -> str:
         lines = [self.headline()]

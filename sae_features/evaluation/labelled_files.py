@@ -16,7 +16,15 @@ from sae_features.errors import (
     expected_one_of,
 )
 from sae_features.evaluation.labelled import SPLITS, LabelledItems, as_text
-from sae_features.input_files import IMAGE_KINDS, json_rows, read_items, source_of, table_rows
+from sae_features.input_files import (
+    IMAGE_KINDS,
+    check_fields,
+    json_rows,
+    read_items,
+    separator_hint,
+    source_of,
+    table_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -167,7 +175,8 @@ def _labelled(
     if rows:
         for column in (columns.text, columns.label, columns.group, columns.split, *(where or {})):
             if column is not None and column not in rows[0][1]:
-                raise InvalidParameterError(f"{name}: {expected_one_of('column', column, rows[0][1])}")
+                message = f"{name}: {expected_one_of('column', column, rows[0][1])}"
+                raise InvalidParameterError(message + separator_hint(list(rows[0][1])))
     kept = [
         (at, row) for at, row in rows if all(str(row.get(k)) == str(v) for k, v in (where or {}).items())
     ]
@@ -232,9 +241,7 @@ def _rows(place: Path) -> Iterator[Row]:
             message = f"{place.name} has several columns {twice[0]!r}; rename all but one."
             raise InvalidInputError(message)
         for number, values in lines:
-            if len(values) != len(header):
-                message = f"line {number}: got {len(values)} fields; expected {len(header)}."
-                raise InvalidInputError(f"{place.name}, {message}")
+            check_fields(place, number, values, header)
             yield f"line {number}", dict(zip(header, values, strict=True))
         return
     for number, row in json_rows(place):

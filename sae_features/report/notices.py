@@ -18,7 +18,13 @@ FATES: Final = {"drop": "left out", "warn": "kept, so that scores may be too hig
 
 
 def notice_blocks(rows: Rows, provenance: Mapping[str, Any]) -> list[Block]:
-    """Return what a reader must not miss; nothing if there is nothing."""
+    """Return what a reader must not miss as a block; nothing if there is nothing."""
+    found = notices_of(rows, provenance)
+    return [Notices(tuple(found))] if found else []
+
+
+def notices_of(rows: Rows, provenance: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must not miss, a sentence each."""
     found: list[str] = []
     for name, about in data_of(provenance).items():
         found += _notices_of_data(str(name), about)
@@ -32,8 +38,7 @@ def notice_blocks(rows: Rows, provenance: Mapping[str, Any]) -> list[Block]:
     for key in ("warnings", "notes"):
         given = provenance.get(key) or []
         found += [given] if isinstance(given, str) else [str(text) for text in given]
-    found += _notices_of_rows(rows)
-    return [Notices(tuple(found))] if found else []
+    return found + _notices_of_rows(rows)
 
 
 def _notices_of_data(name: str, about: Mapping[str, Any]) -> list[str]:

@@ -74,6 +74,21 @@ def test_a_sweep_writes_tables_and_a_page(folder, capsys):
     page = (folder / "movies" / "report.html").read_text(encoding="utf-8")
     assert "<title>Snippets" in page
     assert "TF-IDF words" in page
+    assert found["warnings"] == []
+    assert found["control"].startswith("at chance: mean macro-F1 0.")
+    assert found["control"] in page
+
+
+def test_what_must_not_be_missed_is_said(folder, capsys):
+    table = folder / "snippets.csv"
+    lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
+    table.write_text("".join([*lines, *lines[1:4]]), encoding="utf-8")
+    (folder / "movies.toml").write_text(SWEEP)
+    assert main(["sweep", str(folder / "movies.toml"), "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    warning = "warning: snippets: 3 of 27 items repeat others; equal items stay on one side of a split."
+    assert warning in printed
+    assert "permuted labels: at chance: mean macro-F1 0." in printed
 
 
 def test_again_it_finds_what_was_done_and_writes_where_it_is_told(folder, capsys, monkeypatch):

@@ -159,6 +159,7 @@ class TestWords:
         assert all(latent.label == labels.get(latent.latent) for latent in explanation.latents)
         lines = str(explanation).splitlines()
         assert lines[0].startswith("predicted 'good'; decision for 'good' +")
+        assert repr(explanation) == f"<Explanation: {lines[0]}>"
         first = explanation.latents[0]
         assert f'"{first.label}" (latent {first.latent}), {first.value:.3g} x ' in lines[1]
         assert f"{first.contribution:+.3g}  for 'good': " in lines[1]

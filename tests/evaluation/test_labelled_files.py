@@ -19,6 +19,7 @@ from sae_features.errors import (
     MissingDependencyError,
 )
 from sae_features.evaluation.labelled_files import Columns, read_labelled
+from sae_features.input_files import read_texts
 
 ROWS = [
     {"review": "good film", "stars": 5, "author": "x", "lang": "en", "side": "train"},
@@ -369,3 +370,16 @@ def test_what_cannot_be_asked_for(tmp_path):
     ):
         with pytest.raises(error, match=message):
             read_labelled(**{"path": path} | given)
+
+
+@pytest.mark.parametrize("lines", ["text;label\na;1\nb;0", "text;label\na, b;1\nc;0"])
+def test_another_separator_is_suspected(tmp_path, lines):
+    (tmp_path / "mine.csv").write_text(lines)
+    with pytest.raises(
+        (InvalidParameterError, InvalidInputError), match="separated by ';'\\? Save it with"
+    ):
+        read_labelled(tmp_path / "mine.csv")
+    with pytest.raises(
+        (InvalidParameterError, InvalidInputError), match="separated by ';'\\? Save it with"
+    ):
+        read_texts(tmp_path / "mine.csv", "text")
