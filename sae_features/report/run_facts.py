@@ -112,7 +112,7 @@ def _about_data(name: object, facts: Mapping[str, Any], rows: Rows) -> dict[str,
         "trained on": _range(rows, "n_train"),
         "tested on": _range(rows, "n_test"),
         "folds": facts.get("folds"),
-        "SHA-256": str(facts.get("digest") or "")[:12],
+        "digest of items and labels": str(facts.get("digest") or "")[:12],
     }
 
 

@@ -46,7 +46,7 @@ def test_provenance(sweep):
     assert dict(zip(table.columns, (cell.text for cell in table.rows[0]), strict=True)) == {
         "data set": "bbc-news", "items": "1,200", "different": "1,190", "classes": "2",
         "items of each class": "sport: 700, tech: 500", "trained on": "640", "tested on": "160",
-        "folds": "5 folds", "SHA-256": "abababababab",
+        "folds": "5 folds", "digest of items and labels": "abababababab",
     }  # fmt: skip
     assert table.rows[1][1].text == "–"
     assert json.loads(blocks[-1].text) == provenance
