@@ -4,7 +4,7 @@ python benchmarks/transfer_matrix.py --data DIR [--languages 8] [--items 300] [-
 
 DIR holds ``xlmt-sentiment`` (github.com/cardiffnlp/xlm-t).  Counted: how often each text is read by the
 model.  Timed, in turns: the matrix (train in each language, test in all, e5 and its shipped SAE),
-reading all texts once by a featurizer, and fitting and applying the same classifiers to rows that are there.
+reading all texts once by a featurizer, and fitting and applying the same classifiers to its rows.
 """
 
 from __future__ import annotations
