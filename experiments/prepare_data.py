@@ -10,7 +10,7 @@ conformal-clip-data (textile defects).  SOURCES holds ``xlmt-sentiment`` (github
 CIFAR-10).
 
 What is made: one JSONL file per task, each text once (a text that occurs with two labels is left out);
-``piqa`` and ``quarel`` as questions with choices; pictures as folders; ``corpora``, the texts that SAEs
+``piqa`` and ``sciq`` as questions with choices; pictures as folders; ``corpora``, the texts that SAEs
 are trained on, without any text of a test part.
 """
 
@@ -57,7 +57,6 @@ MULTI_CLASS = (
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "pt")
 LONGEST = 500
 """Median characters: longer texts would be cut by the 128 tokens that are read."""
-CORPUS_PICTURES = 300
 CORPUS_CHARACTERS = 1_000_000
 TEXT_CHARACTERS = 600
 SEED = 0
@@ -83,7 +82,6 @@ def main() -> None:
         shutil.copytree(options.data / name, folder / name, dirs_exist_ok=True)
     write_pictures(options.data / "cifar10-small", folder / "cifar10")
     write_textile(folder / "textile")
-    write_picture_corpus(folder)
     write_corpora(folder)
     print(f"{folder} is ready.")
 
@@ -146,23 +144,29 @@ def one_per_text(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_questions(sets: dict[str, list[dict[str, str]]], folder: Path) -> None:
-    """Write PIQA and QuaRel as prompts with two choices, one question for each prompt."""
-    shapes = {
-        "piqa": ("44_phys_tf", r"(.*)\n\nA\.(.*)\nB\.(.*)", "Goal: {}\nSolution:", {"0": 0, "1": 1}),
-        "quarel": ("47_reasoning_tf", r"(.*)\nA\. (.*) B\. (.*)", "{}", {"A": 0, "B": 1}),
-    }
-    for name, (source, pattern, template, right) in shapes.items():
-        rows: dict[str, dict[str, Any]] = {}
-        for row in sets[source]:
-            match = re.fullmatch(pattern, row["prompt"], re.DOTALL)
-            if match is None:
-                continue
-            prompt, *choices = (part.strip() for part in match.groups())
-            if prompt and all(choices) and choices[0] != choices[1]:
-                question = {"prompt": template.format(prompt), "choices": choices}
-                rows.setdefault(prompt, question | {"right": right[row["target"]]})
-        write_rows(folder / f"{name}.jsonl", rows.values())
-        print(f"{name}: {len(rows)} questions")
+    """Write PIQA with its two solutions, and SciQ with three other answers beside the right one."""
+    piqa: dict[str, dict[str, Any]] = {}
+    for row in sets["44_phys_tf"]:
+        match = re.fullmatch(r"(.*)\n\nA\.(.*)\nB\.(.*)", row["prompt"], re.DOTALL)
+        if match is None:
+            continue
+        goal, *choices = (part.strip() for part in match.groups())
+        if goal and all(choices) and choices[0] != choices[1]:
+            question = {"prompt": f"Goal: {goal}\nSolution:", "choices": choices}
+            piqa.setdefault(goal, question | {"right": int(row["target"])})
+    write_rows(folder / "piqa.jsonl", piqa.values())
+    parts = [(*row["prompt"].rpartition("\nA:")[::2], row["target"]) for row in sets["36_sciq_tf"]]
+    answers = {question: answer.strip() for question, answer, target in parts if target == "1"}
+    wrong = sorted({answer.strip() for _, answer, target in parts if target == "0"} - {""})
+    generator = random.Random(SEED)
+    sciq = []
+    for question, answer in answers.items():
+        choices = [answer, *generator.sample([other for other in wrong if other != answer], 3)]
+        generator.shuffle(choices)
+        asked = {"prompt": f"{question}\nA:", "choices": choices, "right": choices.index(answer)}
+        sciq += [asked] if answer else []
+    write_rows(folder / "sciq.jsonl", sciq)
+    print(f"{len(piqa)} questions of PIQA, {len(sciq)} of SciQ")
 
 
 def write_pictures(source: Path, target: Path) -> None:
@@ -184,16 +188,6 @@ def write_textile(target: Path) -> None:
             place = target / row["split"] / row["label"]
             place.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / row["file"], place / Path(row["file"]).name)
-
-
-def write_picture_corpus(folder: Path) -> None:
-    """Write what SAEs of images are trained on: some pictures of both training parts."""
-    place = folder / "corpora" / "pictures"
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("cifar10", "textile"):
-        paths = sorted((folder / name / "train").glob("*/*"))
-        for path in random.Random(SEED).sample(paths, CORPUS_PICTURES):
-            shutil.copyfile(path, place / f"{name}-{path.parent.name}-{path.name}")
 
 
 def write_corpora(folder: Path) -> None:

@@ -115,18 +115,19 @@ def cross_lingual(results: Results) -> None:
         here = [r for r in rows if r["method"] == method]
         if "zero_shot" in settings and here[0]["kind"] in {"sae", "states"}:
             print_matrix(method, here)
-    found = latent_overlap(rows)
     by_method: dict[str, list[Any]] = defaultdict(list)
-    for each in found:
-        by_method[each["method"]].append(each)
-    print("**Overlap of the 50 latents that decide most**, pairs of languages\n")
-    lines = [
-        (name, f"{np.mean([e['overlap'] for e in es]):.2f}",
-         f"{min(e['overlap'] for e in es):.2f} to {max(e['overlap'] for e in es):.2f}",
-         f"{np.mean([e['chance'] for e in es]):.3f}")
-        for name, es in by_method.items()
-    ]  # fmt: skip
-    print_table(("method", "mean", "range", "by chance"), lines)
+    for each in latent_overlap(rows):
+        by_method[each.method].append(each)
+    print("**Overlap of the 20 latents that decide most** (Jaccard), pairs of languages\n")
+    lines = []
+    for name, found in by_method.items():
+        shared = [each.jaccard for each in found]
+        most = max(found, key=lambda each: each.jaccard)
+        lines.append(
+            (name, f"{np.mean(shared):.3f}", f"{min(shared):.3f} to {max(shared):.3f}",
+             f"{most.train_on}, {most.other}", f"{found[0].by_chance:.3f}")
+        )  # fmt: skip
+    print_table(("method", "mean", "range", "the most alike", "by chance"), lines)
 
 
 def behaviour(results: Results) -> None:
@@ -140,11 +141,30 @@ def behaviour(results: Results) -> None:
 
 
 def moved(results: Results) -> None:
-    """Print what moving costs."""
+    """Print what a moved classifier keeps of the one that it was, and of one trained there."""
     rows = results.where(control="none")
+    scores: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for row in rows:
-        row["method"] = f"{row['kind']} {row.get('aligner', '')}"
-    print(summarise(rows, ["setting", "kind"], "macro_f1"))
+        what = (row["method"], row["train_on"], row["test_on"], row["setting"], row["dataset"])
+        scores[what].append(row["macro_f1"])
+    means = {what: float(np.mean(values)) for what, values in scores.items()}
+    sets = list(dict.fromkeys(row["dataset"] for row in rows))
+    pairs = list(dict.fromkeys(key[1:3] for key in means if key[1] != key[2]))
+    for data in sets:
+        print(f"**{data}**, macro-F1\n")
+        lines = []
+        for one, other in pairs:
+            moves = [key for key in means if key[1:] == (one, other, "moved", data)]
+            for method, *_ in moves:
+                kind = method.partition(",")[0]
+                cells = [
+                    means[kind, one, one, "in_model", data],
+                    means[kind, other, other, "in_model", data],
+                ]
+                cells += [means[method, one, other, how, data] for how in ("moved", "shuffled_pairs")]
+                lines.append((f"{one} → {other}", method, *map(number, cells)))
+        head = ("from → to", "method", "at home", "trained there", "moved", "shuffled pairs")
+        print_table(head, lines)
 
 
 def vision(results: Results) -> None:
