@@ -14,9 +14,10 @@ from sae_features import ActivationFeaturizer
 from sae_features.errors import InvalidInputError, InvalidParameterError, SAEFeaturesWarning
 from sae_features.evaluation import tasks
 from sae_features.evaluation.labelled import LabelledItems
+from sae_features.evaluation.language_pairs import centered, pairs_of, shots_of
 from sae_features.evaluation.languages import fold_languages, lay_together
 from sae_features.evaluation.splits import inner_folds
-from sae_features.evaluation.transfer import CrossLingualTransfer, centered, pairs_of, shots_of
+from sae_features.evaluation.transfer import CrossLingualTransfer
 
 NAMES = ("en", "de", "it")
 FIGURES = ("macro_f1", "auroc", "validation", "n_train", "n_test", "chosen")
