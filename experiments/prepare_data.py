@@ -51,8 +51,7 @@ KNOWN_BAD = {
     "110_aimade_humangpt3",  # punctuation tells
 }  # fmt: skip
 MULTI_CLASS = (
-    "10_nyc_borough", "27_art_type", "97_news_class", "101_disease_class", "102_twt_emotion",
-    "103_it_tick",
+    "10_nyc_borough", "27_art_type", "97_news_class", "102_twt_emotion", "103_it_tick",
 )  # fmt: skip
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "it", "pt")
 LONGEST = 500
