@@ -11,6 +11,7 @@ from tiny import WORDS, random_sae
 
 from sae_features.backbones.backbone import Backbone
 from sae_features.evaluation.labelled import LabelledItems
+from sae_features.evaluation.languages import fold_languages, lay_together
 from sae_features.evaluation.sweep import FeatureSweep
 from sae_features.evaluation.transfer import CrossLingualTransfer
 
@@ -109,6 +110,18 @@ def languages(make_data):
 def translations(languages):
     """English items in German, such as they are."""
     return {("en", "de"): [f"the {text}" for text in languages[0].items]}
+
+
+@pytest.fixture(scope="session")
+def laid(languages, translations):
+    """Three languages and translations, laid end to end."""
+    return lay_together(languages, translations)
+
+
+@pytest.fixture(scope="session")
+def folds(languages, laid):
+    """Two folds of them."""
+    return fold_languages(languages, laid, n_folds=2, n_repeats=1, seed=0)
 
 
 @pytest.fixture(scope="session")
