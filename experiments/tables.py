@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from sae_features.evaluation import Results
 from sae_features.evaluation.latents_across import latent_overlap
 from sae_features.evaluation.statistics import (
+    adjust,
     choose_by_validation,
     compare,
     control_is_at_chance,
@@ -99,7 +101,7 @@ def cross_lingual(results: Results) -> None:
         lines.append((method, *cells))
     print_table(("method", *settings), lines)
     print("**SAE latents less hidden states**, paired, over languages of the test\n")
-    lines = []
+    found = []
     for layer in sorted({row["layer"] for row in rows if row["layer"] is not None}):
         for setting in settings:
             here = [r for r in rows if r["layer"] == layer and r["setting"] == setting]
@@ -108,8 +110,12 @@ def cross_lingual(results: Results) -> None:
                 centred = name.endswith("centred per language")
                 against = next(s for s in states if s.endswith("centred per language") == centred)
                 pair = [r for r in here if r["method"] in {name, against}]
-                (found,) = compare(pair, reference=against, unit=("test_on",))
-                lines.append((name, setting, *difference(found)))
+                found.append((name, setting, *compare(pair, reference=against, unit=("test_on",))))
+    adjusted = adjust([each.p for *_, each in found])
+    lines = [
+        (name, setting, *difference(replace(each, p_holm=float(p))))
+        for (name, setting, each), p in zip(found, adjusted, strict=True)
+    ]
     print_table(("method", "setting", *DIFFERENCE), lines)
     for method in [m for m in methods if "centred" not in m]:
         here = [r for r in rows if r["method"] == method]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from sae_features.backbones.backbone import Backbone
 from sae_features.cli import main
 from sae_features.datasets import load_movie_snippets
+from sae_features.packaged_assets import fetch
 
 QUESTIONS = [
     ("The capital of France is", ["Paris", "London"], 0),
@@ -62,14 +64,16 @@ def folder(tmp_path):
 
 @pytest.fixture
 def read(monkeypatch):
-    """How often each text reaches each model, by its width."""
-    counts, genuine = Counter(), Backbone.windows
+    """How often each window of an item runs through each model, by its width."""
+    counts, genuine = Counter(), Backbone.run
 
-    def windows(backbone, items, *rest):
-        counts.update((backbone.d_model, text) for text in items.values)
-        return genuine(backbone, items, *rest)
+    def run(backbone, windows, *rest, **options):
+        of_images = (str(picture.source) for picture in windows.pictures)
+        of_texts = (ids.tobytes() for ids in windows.ids)
+        counts.update((backbone.d_model, each) for each in (*of_images, *of_texts))
+        return genuine(backbone, windows, *rest, **options)
 
-    monkeypatch.setattr(Backbone, "windows", windows)
+    monkeypatch.setattr(Backbone, "run", run)
     return counts
 
 
@@ -87,6 +91,30 @@ def test_a_protocol_from_one_file_reads_each_text_once(protocol, folder, read, c
     report = (folder / "run" / "report.md").read_text(encoding="utf-8")
     assert ("### latent " in report) == (protocol == "cross_model")
     assert read
+    assert set(read.values()) == {1}
+    read.clear()
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == first
+    assert not read
+
+
+def test_a_folder_of_pictures(tmp_path, read, capsys):
+    fetch("dinov2-small")
+    source = fetch("textile") / "images"
+    for label in ("local", "nominal"):
+        (tmp_path / "textile" / label).mkdir(parents=True)
+        for picture in sorted((source / label).glob("*.jpg"))[:6]:
+            shutil.copy(picture, tmp_path / "textile" / label)
+    (tmp_path / "run.toml").write_text(
+        f'{COMMON}models = ["dinov2-small"]\nbaselines = ["states", "pixels"]\n'
+        '[[data]]\npath = "textile"\n'
+    )
+    command = ["sweep", str(tmp_path / "run.toml"), "--quiet", "--json"]
+    assert main(command) == 0, capsys.readouterr().err
+    first = json.loads(capsys.readouterr().out)
+    assert len(first["means"]) == 3
+    assert "the patch framed" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert len(read) == 12
     assert set(read.values()) == {1}
     read.clear()
     assert main(command) == 0
