@@ -22,9 +22,11 @@ from sae_features.evaluation import Results
 from sae_features.evaluation.latents_across import latent_overlap
 from sae_features.evaluation.statistics import (
     adjust,
+    bootstrap_interval,
     choose_by_validation,
     compare,
     control_is_at_chance,
+    paired_bootstrap,
     quiver,
     summarise,
 )
@@ -174,17 +176,28 @@ def moved(results: Results) -> None:
 
 
 def vision(results: Results) -> None:
-    """Print kinds, layers and poolings of each set of pictures."""
+    """Print the scores of each set of pictures, and what SAE latents gain, with bootstrap intervals."""
     rows = results.where(control="none")
     for data in dict.fromkeys(row["dataset"] for row in rows):
         here = [row for row in rows if row["dataset"] == data]
-        print(f"**{data}**\n")
-        lines = [
-            (each.group["method"], number(each.mean), number(of_method(here, each, "auroc")),
-             number(of_method(here, each, "validation")))
-            for each in summarise(here, ["method"], "macro_f1")
-        ]  # fmt: skip
-        print_table(("method", "macro-F1", "AUROC", "validation"), lines)
+        said = {row["method"]: results.predictions(row) for row in here}
+        print(f"**{data}**: trained on {here[0]['n_train']}, tested on {here[0]['n_test']}\n")
+        lines = []
+        for row in sorted(here, key=lambda row: -(row["validation"] or 0)):
+            given = said[row["method"]]
+            found = bootstrap_interval(given.truth, given.scores)
+            within = f"{found.low:.3f} to {found.high:.3f}"
+            scores = (row["macro_f1"], row["auroc"], row["validation"])
+            lines.append((row["method"], number(scores[0]), within, *map(number, scores[1:])))
+        print_table(("method", "macro-F1", "interval", "AUROC", "validation"), lines)
+        best = {row["kind"]: row["method"] for row in sorted(here, key=lambda r: r["validation"] or 0)}
+        lines = []
+        for kind in [kind for kind in best if kind not in {"sae", "chance"}]:
+            ours, theirs = (said[best[name]] for name in ("sae", kind))
+            found = paired_bootstrap(ours.truth, ours.scores, theirs.scores)
+            within = f"{found.low:+.3f} to {found.high:+.3f}"
+            lines.append((f"{best['sae']} less {best[kind]}", f"{found.difference:+.3f}", within))
+        print_table(("the best of each kind by validation", "macro-F1", "interval"), lines)
 
 
 DIFFERENCE = ("difference", "interval", "better / worse", "p (Holm)")
