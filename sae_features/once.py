@@ -116,6 +116,7 @@ def fill_store(
     unique = list(first)
     needed, lost = 0, Lost()
     for sharing in together.values():
+        means.tell(len(items) - len(unique))
         for start, stop in chunks([items.values[position] for position in first.values()]):
             wanted = {digest: first[digest] for digest in unique[start:stop]}
             found = _values(sharing, items, wanted, wish=wish, means=means, lost=lost, reads=False)

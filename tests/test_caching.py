@@ -265,6 +265,11 @@ class TestStream:
             SAEFeaturizer(tiny_bert, sae=saes["topk"]).iter_transform(TEXTS, chunk=chunk)
 
 
+def test_warming_repeated_texts_comes_to_an_end(tiny_bert, saes, capsys):
+    SAEFeaturizer(tiny_bert, sae=saes["topk"], verbose=True).warm([*TEXTS, *TEXTS[:3]])
+    assert f"{len(TEXTS) + 3}/{len(TEXTS) + 3}" in capsys.readouterr().err
+
+
 def test_warm_as_a_method(tiny_bert, saes, seen):
     featurizer = SAEFeaturizer(tiny_bert, sae=saes["topk"])
     assert featurizer.warm(TEXTS) is featurizer
