@@ -56,11 +56,12 @@ def cross_lingual(results: Results) -> Any:
 
 
 def moved(results: Results) -> Any:
-    """Draw one matrix of models for each way to align them."""
-    rows = results.where(control="none")
+    """Draw one matrix of models for each way to align them, on BBC news."""
+    rows = results.where(control="none", dataset="bbc")
     names = [m for m in dict.fromkeys(r["method"] for r in rows) if ", " in m]
-    figure, axes = plt.subplots(1, len(names), figsize=(4.6 * len(names), 4), layout="constrained")
-    for ax, name in zip(axes, names, strict=True):
+    lines = -(-len(names) // 2)
+    figure, axes = plt.subplots(lines, 2, figsize=(10, 4 * lines), layout="constrained")
+    for ax, name in zip(axes.flat, names, strict=False):
         TransferMatrixDisplay.from_results(
             _with_diagonal(rows, name), method=name, setting="moved", vmin=0.3, vmax=1.0, ax=ax
         )

@@ -158,6 +158,22 @@ def moved(results: Results) -> None:
     means = {what: float(np.mean(values)) for what, values in scores.items()}
     sets = list(dict.fromkeys(row["dataset"] for row in rows))
     pairs = list(dict.fromkeys(key[1:3] for key in means if key[1] != key[2]))
+    head = ("", "at home", "trained there", "moved", "shuffled pairs")
+    for data in sets:
+        print(f"**{data}**, macro-F1, mean over {len(pairs)} pairs of models\n")
+        lines = []
+        for method in dict.fromkeys(key[0] for key in means if key[3] == "moved"):
+            kind = method.partition(",")[0]
+            own = [(one, other) for one, other in pairs if (method, one, other, "moved", data) in means]
+            columns = [
+                [means[kind, one, one, "in_model", data] for one, _ in own],
+                [means[kind, other, other, "in_model", data] for _, other in own],
+                [means[method, *pair, "moved", data] for pair in own],
+                [means[method, *pair, "shuffled_pairs", data] for pair in own],
+            ]
+            cells = [f"{np.mean(each):.3f} ({min(each):.2f} to {max(each):.2f})" for each in columns]
+            lines.append((method, *cells))
+        print_table(head, lines)
     for data in sets:
         print(f"**{data}**, macro-F1\n")
         lines = []
@@ -171,8 +187,7 @@ def moved(results: Results) -> None:
                 ]
                 cells += [means[method, one, other, how, data] for how in ("moved", "shuffled_pairs")]
                 lines.append((f"{one} → {other}", method, *map(number, cells)))
-        head = ("from → to", "method", "at home", "trained there", "moved", "shuffled pairs")
-        print_table(head, lines)
+        print_table(("from → to", "method", *head[1:]), lines)
 
 
 def vision(results: Results) -> None:
