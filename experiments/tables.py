@@ -207,12 +207,13 @@ def vision(results: Results) -> None:
         print_table(("method", "macro-F1", "interval", "AUROC", "validation"), lines)
         best = {row["kind"]: row["method"] for row in sorted(here, key=lambda r: r["validation"] or 0)}
         lines = []
-        for kind in [kind for kind in best if kind not in {"sae", "chance"}]:
+        for kind in [kind for kind in best if "sae" in best and kind not in {"sae", "chance"}]:
             ours, theirs = (said[best[name]] for name in ("sae", kind))
             found = paired_bootstrap(ours.truth, ours.scores, theirs.scores)
             within = f"{found.low:+.3f} to {found.high:+.3f}"
             lines.append((f"{best['sae']} less {best[kind]}", f"{found.difference:+.3f}", within))
-        print_table(("the best of each kind by validation", "macro-F1", "interval"), lines)
+        if lines:
+            print_table(("the best of each kind by validation", "macro-F1", "interval"), lines)
 
 
 DIFFERENCE = ("difference", "interval", "better / worse", "p (Holm)")
