@@ -4,7 +4,7 @@
 #   experiments/train_saes.sh DIR [JOBS]
 #
 # DIR is what experiments/prepare_data.py wrote; the SAEs go to DIR/saes/MODEL-LAYER/topk-WIDTH.  TopK, k = 32, 200,000 to
-# 250,000 tokens three times over, none of them of a test part; SmolLM2 runs in bfloat16, which takes half the time of
+# 250,000 tokens three times over, none of them of a test part of the source; SmolLM2 runs in bfloat16, which takes half the time of
 # float32 where the processor has instructions for it.  Run again, it makes what is missing.
 set -euo pipefail
 data=$1 jobs=${2:-2}
