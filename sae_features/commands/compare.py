@@ -207,7 +207,7 @@ def _finished(
     if results.where(control="permuted"):
         results.provenance[CONTROL] = _verdict(results)
     results.write(folder)
-    latents = kept_latents(folder)
+    latents = kept_latents(folder, results)
     page = None if options.no_report else write_page(results, folder, title, latents=latents)
     return summary_of(results, folder, page)
 
@@ -242,7 +242,7 @@ def run_report(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     results = Results.read(folder)
     output = folder if options.output is None else Path(options.output).expanduser()
     title = options.title or results.provenance.get("title") or folder.resolve().name
-    page = write_page(results, output, title, options.metric, kept_latents(folder))
+    page = write_page(results, output, title, options.metric, kept_latents(folder, results))
     return summary_of(results, folder, page, options.metric)
 
 

@@ -255,7 +255,8 @@ class LatentChoices:
     def each(self) -> Iterator[dict[str, Any]]:
         """Yield all combinations, as parameters of SAEFeaturizer; of those that are equal the first.
 
-        Whether a latent fired at all is the same for all poolings over all tokens.
+        Whether a latent fired at all is the same for all poolings over all tokens (of the SAEs whose
+        codes are never negative, which are nearly all).
         """
         seen = set()
         for pooling, top_n, threshold, binarize in itertools.product(

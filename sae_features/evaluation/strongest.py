@@ -14,6 +14,7 @@ from sae_features.evaluation.fitting import fit, learner_of
 from sae_features.evaluation.importance import latent_importance
 from sae_features.evaluation.leakage import joint_groups
 from sae_features.evaluation.results import write_whole
+from sae_features.evaluation.summaries import summarise
 from sae_features.evaluation.top_activations import top_items
 
 if TYPE_CHECKING:
@@ -70,25 +71,19 @@ def strongest_latents(
             and row["classifier"] in LINEAR
         ]
         if rows:
-            records += _of_data(sweep, data, _best(rows), n_latents, n_items)
+            means = summarise(rows, ("method", "classifier"), "validation")
+            best = max(means, key=lambda each: each.mean or 0.0).group
+            records += _of_data(sweep, data, best, n_latents, n_items)
     return records
 
 
-def _best(rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """Return the method and classifier of the best mean validation score."""
-    scores: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        found = scores.setdefault((row["method"], row["classifier"]), [])
-        if row["validation"] is not None:
-            found.append(row["validation"])
-    return max(scores, key=lambda key: float(np.mean(scores[key] or [0.0])))
-
-
 def _of_data(
-    sweep: FeatureSweep, data: LabelledItems, best: tuple[str, str], n_latents: int, n_items: int
+    sweep: FeatureSweep, data: LabelledItems, best: dict[str, Any], n_latents: int, n_items: int
 ) -> list[dict[str, Any]]:
-    (method,) = (each for each in sweep.methods(data.items, data.modality) if each.name == best[0])
-    (classifier,) = (each for each in sweep.classifiers if each.kind == best[1])
+    (method,) = (
+        each for each in sweep.methods(data.items, data.modality) if each.name == best["method"]
+    )
+    (classifier,) = (each for each in sweep.classifiers if each.kind == best["classifier"])
     if data.split is not None:
         data = data.take(np.flatnonzero(data.split == "train"))
     featurizer: Any = method.featurizer
@@ -132,28 +127,33 @@ def keep_strongest(
     folder: Path, sweep: FeatureSweep, data_sets: Iterable[LabelledItems], results: Results
 ) -> list[dict[str, Any]]:
     """Return the strongest latents of results, made once and kept beside them."""
-    digest = hashlib.sha256(json.dumps(sorted({row["cell"] for row in results.rows})).encode())
-    of = digest.hexdigest()
-    kept = _read(folder)
-    if kept.get("of") == of:
-        return list(kept["latents"])
+    kept = _read(folder, results)
+    if kept is not None:
+        return kept
     records = strongest_latents(sweep, data_sets, results)
     try:
-        content = json.dumps({"of": of, "latents": records}, ensure_ascii=False, indent=1)
+        found = {"of": _digest_of(results), "latents": records}
+        content = json.dumps(found, ensure_ascii=False, indent=1)
     except TypeError:  # pictures that are no files
         return records
     write_whole(folder / FILE, content.encode())
     return records
 
 
-def kept_latents(folder: Path) -> list[dict[str, Any]]:
-    """Return the latents that were kept beside results; none where there are none."""
-    return list(_read(folder).get("latents", ()))
+def kept_latents(folder: Path, results: Results) -> list[dict[str, Any]]:
+    """Return the latents that were kept beside results; none where those there are of other results."""
+    return _read(folder, results) or []
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path, results: Results) -> list[dict[str, Any]] | None:
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return list(found["latents"]) if found["of"] == _digest_of(results) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest_of(results: Results) -> str:
+    """Return the SHA-256 of what decides the figures of results."""
+    cells = sorted({row["cell"] for row in results.rows})
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()

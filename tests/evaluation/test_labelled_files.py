@@ -376,10 +376,10 @@ def test_what_cannot_be_asked_for(tmp_path):
 def test_another_separator_is_suspected(tmp_path, lines):
     (tmp_path / "mine.csv").write_text(lines)
     with pytest.raises(
-        (InvalidParameterError, InvalidInputError), match="separated by ';'\\? Save it with"
+        (InvalidParameterError, InvalidInputError), match="separated by ';'\\? A .csv has commas"
     ):
         read_labelled(tmp_path / "mine.csv")
     with pytest.raises(
-        (InvalidParameterError, InvalidInputError), match="separated by ';'\\? Save it with"
+        (InvalidParameterError, InvalidInputError), match="separated by ';'\\? A .csv has commas"
     ):
         read_texts(tmp_path / "mine.csv", "text")

@@ -77,13 +77,16 @@ def test_they_are_made_once_and_kept(sweep, make_data, tmp_path, monkeypatch, te
     with texts_read() as counts:
         records = keep_strongest(tmp_path, sweep, [data], results)
     assert not [text for text in counts if counts[text] > 1]
-    assert json.loads(json.dumps(records)) == kept_latents(tmp_path)
+    assert json.loads(json.dumps(records)) == kept_latents(tmp_path, results)
     monkeypatch.setattr(strongest, "strongest_latents", lambda *_: 1 / 0)
-    assert keep_strongest(tmp_path, sweep, [data], results) == kept_latents(tmp_path)
-    with pytest.raises(ZeroDivisionError):  # other results
-        keep_strongest(tmp_path, sweep, [data], sweep.run(make_data(30)))
-    (tmp_path / strongest.FILE).write_text("{")
-    assert kept_latents(tmp_path) == []
+    assert keep_strongest(tmp_path, sweep, [data], results) == records
+    others = sweep.run(make_data(30))
+    assert kept_latents(tmp_path, others) == []
+    with pytest.raises(ZeroDivisionError):
+        keep_strongest(tmp_path, sweep, [data], others)
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / strongest.FILE).write_text(damaged)
+        assert kept_latents(tmp_path, results) == []
     page = write_report(results, tmp_path, title="Reviews", latents=records)
     assert "### latent " in page.with_suffix(".md").read_text(encoding="utf-8")
 
@@ -105,20 +108,21 @@ def test_patches_are_framed(tmp_path, use_families, quick):
     data = LabelledItems("pictures", paths, ["dark", "light"] * 4)
     results = sweep.run(data)
     records = keep_strongest(tmp_path, sweep, [data], results)
-    assert kept_latents(tmp_path) == json.loads(json.dumps(records))
+    assert kept_latents(tmp_path, results) == json.loads(json.dumps(records))
     tops = [top for record in records for top in record["top"]]
     assert {top["image"] for top in tops} <= set(map(str, paths))
     for top in tops:
         left, upper, right, lower = top["box"]
         assert 0 <= left < right <= 28
         assert 0 <= upper < lower <= 28
-    page = write_report(results, tmp_path, title="Pictures", latents=kept_latents(tmp_path))
+    page = write_report(results, tmp_path, title="Pictures", latents=kept_latents(tmp_path, results))
     assert "the patch framed" in page.read_text(encoding="utf-8")
     arrays = LabelledItems("arrays", [np.asarray(Image.open(path)) for path in paths], data.labels)
     (tmp_path / "arrays").mkdir()
-    kept = keep_strongest(tmp_path / "arrays", sweep, [arrays], sweep.run(arrays))
+    of_arrays = sweep.run(arrays)
+    kept = keep_strongest(tmp_path / "arrays", sweep, [arrays], of_arrays)
     assert isinstance(kept[0]["top"][0]["image"], np.ndarray)
-    assert kept_latents(tmp_path / "arrays") == []  # arrays are not written
+    assert kept_latents(tmp_path / "arrays", of_arrays) == []  # arrays are not written
 
 
 def vit_width(folder):
