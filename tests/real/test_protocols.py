@@ -99,7 +99,6 @@ def test_a_protocol_from_one_file_reads_each_text_once(protocol, folder, read, c
 
 
 def test_a_folder_of_pictures(tmp_path, read, capsys):
-    fetch("dinov2-small")
     source = fetch("textile") / "images"
     for label in ("local", "nominal"):
         (tmp_path / "textile" / label).mkdir(parents=True)

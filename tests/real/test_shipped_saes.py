@@ -28,12 +28,6 @@ WORST_FVU = {"minilm": 0.3, "e5": 0.3, "smollm2": 0.35, "dinov2-small": 0.2}
 """On a hundred items of other texts or pictures than those that the cards' figures are of."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _models():
-    for asset in ("minilm", "e5-small", "smollm2", "dinov2-small"):
-        fetch(asset)
-
-
 def held_out_items(model):
     """A hundred items of a test split."""
     if model == "dinov2-small":
