@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 METRICS = ("accuracy", "macro_f1", "auroc")
 CONTROL = "permuted labels"
+NO_PICTURES = 'no pictures: they need `pip install "sae-features[plot]"`'
 PROTOCOLS = ("cross_lingual", "cross_model", "moved_probe")
 
 
@@ -265,6 +266,7 @@ def summary_of(
     """Return what is printed of results: means of each method, and where files are."""
     from sae_features.evaluation.statistics import summarise
     from sae_features.report.notices import notices_of
+    from sae_features.report.pictures import can_draw
 
     by = ["method", "classifier"] if len({row["classifier"] for row in results.rows}) > 1 else ["method"]
     if any(row["setting"] for row in results.rows):
@@ -274,7 +276,8 @@ def summary_of(
     validated = {
         tuple(each.group.values()): each.mean for each in summarise(results.rows, by, "validation")
     }
-    lines = [f"{metric}, and in brackets the validation score by which they are sorted:", ""]
+    inner_score = "the validation score (macro-F1 of inner folds)"
+    lines = [f"{metric}, and in brackets {inner_score} by which they are sorted:", ""]
     for each in sorted(found, key=lambda each: -(validated[tuple(each.group.values())] or 0)):
         score = validated[tuple(each.group.values())]
         inner = "    –  " if score is None else f"({score:.3f})"
@@ -287,7 +290,7 @@ def summary_of(
         lines.append(f"{CONTROL}: {control}")
     lines += [f"table: {folder / 'results.csv'} ({len(results.rows):,} rows)"]
     if page is not None:
-        lines.append(f"report: {page}")
+        lines.append(f"report: {page}{'' if can_draw() else f' ({NO_PICTURES})'}")
     printed: dict[str, Any] = {"output": str(folder), "report": None if page is None else str(page)}
     printed |= {"n_rows": len(results.rows), "means": records}
     return {**printed, "warnings": warnings, "control": control}, "\n".join(lines)

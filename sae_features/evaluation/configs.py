@@ -70,8 +70,8 @@ class Config:
         options = list(known)
         for name in self.values if values is None else values:
             if name not in options:
-                where = f"{self.path.name}{at}"
-                raise InvalidParameterError(f"{where}: {expected_one_of('key', name, options)}")
+                message = f"{self.path.name}{at}: {expected_one_of('key', name, options)}"
+                raise InvalidParameterError(message + _misplaced(name, at))
 
     def parameters(self, kind: type[ComparisonPlan]) -> dict[str, Any]:
         """Return the parameters of a protocol that the file gives, of the types that it takes."""
@@ -195,6 +195,19 @@ class Config:
     def place(self, path: str) -> str | Path:
         """Return where a path of the file leads."""
         return path if path.startswith(HUB) else self.base / Path(path).expanduser()
+
+
+def _misplaced(name: str, at: str) -> str:
+    """Return where a key belongs that stands in another place than its own, or nothing.
+
+    Examples
+    --------
+    >>> _misplaced("cv", ", data[0]"), _misplaced("cw", ", data[0]")
+    (' cv is a key of the whole file; put it above the first [table].', '')
+    """
+    if at and name in parameters_of(ComparisonPlan):
+        return f" {name} is a key of the whole file; put it above the first [table]."
+    return f" {name} is a key of [[data]]." if not at and name in DATA_KEYS else ""
 
 
 def _with_none(name: str, value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -117,10 +118,18 @@ def read_labelled(
         message = f"Got {place.name!r}; expected a folder, or a table of kind {', '.join(TABLE_KINDS)}."
         raise InvalidParameterError(message)
     if not place.is_file():
-        raise AssetNotFoundError(f"Got {str(path)!r}; expected a file there.")
-    source = source_of(place, named.text)
+        raise AssetNotFoundError(f"Got {str(path)!r}; expected a file there.{_near_name(place)}")
+    source = _file_of(place)
     data = _labelled(list(_rows(place)), named, where, name=title, source=source, folder=place.parent)
     return _renamed(data, rename)
+
+
+def _near_name(place: Path) -> str:
+    """Return which table beside a missing one has a name like it, or nothing."""
+    beside = place.parent.iterdir() if place.parent.is_dir() else ()
+    tables = [each.name for each in beside if each.suffix.lower() in TABLE_KINDS]
+    close = get_close_matches(place.name, sorted(tables), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def _check_request(path: Any, where: Any, rename: Any) -> None:
@@ -150,7 +159,7 @@ def _of_tables(
         for side, table in tables.items()
         for at, row in _rows(table)
     ]
-    source = {side: source_of(table, columns.text) for side, table in tables.items()}
+    source = {side: _file_of(table) for side, table in tables.items()}
     own = columns._replace(split="split")
     return _labelled(rows, own, where, name=name, source=source, folder=folder)
 
@@ -173,9 +182,9 @@ def _labelled(
 ) -> LabelledItems:
     """Return what rows hold."""
     if rows:
-        for column in (columns.text, columns.label, columns.group, columns.split, *(where or {})):
+        for field, column in [*columns._asdict().items(), *(("where", name) for name in where or {})]:
             if column is not None and column not in rows[0][1]:
-                message = f"{name}: {expected_one_of('column', column, rows[0][1])}"
+                message = f"{name}: {expected_one_of(f'{field} column', column, rows[0][1])}"
                 raise InvalidParameterError(message + separator_hint(list(rows[0][1])))
     kept = [
         (at, row) for at, row in rows if all(str(row.get(k)) == str(v) for k, v in (where or {}).items())
@@ -197,15 +206,21 @@ def _labelled(
             values[number] = as_text(values[number], f"{name}: {getattr(columns, field)}", f"of {at}")
     if folder is not None and all(Path(item).suffix.lower() in IMAGE_KINDS for item in items[:100]):
         items = [folder / item for item in items]
-    return LabelledItems(
-        name, items, parts["label"], parts.get("group"), parts.get("split"), dict(source)
-    )
+    said = {field: column for field, column in columns._asdict().items() if column is not None}
+    source = {**source, "columns": said}
+    return LabelledItems(name, items, parts["label"], parts.get("group"), parts.get("split"), source)
+
+
+def _file_of(place: Path) -> dict[str, Any]:
+    """Return what identifies a table, or a folder of images."""
+    found = source_of(place, None)
+    return {key: value for key, value in found.items() if key not in {"column", "images"}}
 
 
 def _field(at: str, row: Mapping[str, Any], column: str, name: str) -> Any:
     value = row.get(column)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
-        raise InvalidInputError(f"{name}, {at}: has no {column}; fill it in, or leave the row out.")
+        raise InvalidInputError(f"{name}, {at}: {column} is missing; fill it in, or leave the row out.")
     return value
 
 
@@ -318,5 +333,5 @@ def _of_images(folder: Path, name: str) -> LabelledItems:
         paths,
         [part[1] if has_split else part[0] for part in parts],
         split=[part[0] for part in parts] if has_split else None,
-        source={k: v for k, v in source_of(folder, None).items() if k != "images"},
+        source=_file_of(folder),
     )

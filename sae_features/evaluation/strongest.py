@@ -57,8 +57,8 @@ def strongest_latents(
     -------
     list of dict
         As :func:`~sae_features.evaluation.importance.latent_importance` gives them, with ``dataset``,
-        ``method`` and ``top``, as :func:`sae_features.report.write_report` takes them.  Empty where no
-        SAE, or no linear classifier, was compared.
+        ``method``, ``fitted on`` and ``top``, as :func:`sae_features.report.write_report` takes them.
+        Empty where no SAE, or no linear classifier, was compared.
     """
     records: list[dict[str, Any]] = []
     for data in list(data_sets)[:N_DATA_SETS]:
@@ -84,6 +84,7 @@ def _of_data(
         each for each in sweep.methods(data.items, data.modality) if each.name == best["method"]
     )
     (classifier,) = (each for each in sweep.classifiers if each.kind == best["classifier"])
+    part = "all" if data.split is None else "the training part's"
     if data.split is not None:
         data = data.take(np.flatnonzero(data.split == "train"))
     featurizer: Any = method.featurizer
@@ -94,7 +95,8 @@ def _of_data(
     whole = Pipeline([("features", featurizer), *fitted.pipeline.steps])
     found = _distinct(latent_importance(whole, data.items))[:n_latents]
     tops = top_items(featurizer, data.items, [each["latent"] for each in found], n_items, n_tokens=1)
-    named = {"dataset": data.name, "method": method.name}
+    fitted_on = f"{part} {len(data.items):,} items"
+    named = {"dataset": data.name, "method": method.name, "fitted on": fitted_on}
     return [
         each
         | {"class": data.classes[each["class"]]}

@@ -125,7 +125,8 @@ def folds_of(
     notes |= about_labels(data, digests)
     seeds = range(plan.seed, plan.seed + plan.repeats)
     if data.split is None:
-        notes["folds"] = f"{plan.cv} folds, drawn {plan.repeats} times"
+        often = f", drawn {plan.repeats} times" if plan.repeats > 1 else ""
+        notes["folds"] = f"{plan.cv} folds{often}"
         called: dict[str, Any] = {"name": data.name, "classes": data.classes}
         drawn = [draw_folds(codes, together, plan.cv, seed, **called) for seed in seeds]
         return [fold for folds in drawn for fold in folds], together

@@ -61,8 +61,9 @@ def difference_blocks(rows: Rows, metric: str) -> list[Block]:
     told = Text(
         "Positive differences are in favour of SAE features. Of each kind of methods, the one counts "
         "that has the best validation score in a fold; compared are scores of the same folds. Intervals "
-        "and p are of the corrected resampled t test (Nadeau and Bengio 2003); p is adjusted by Holm's "
-        "method for all the tests in a table."
+        "and p are of the corrected resampled t test (Nadeau and Bengio 2003). Adjusted p, by Holm's "
+        "method, are for all the tests in a table, intervals each for itself: one without 0 may stand "
+        "beside an adjusted p above .05."
     )
     blocks: list[Block] = [told, _summary(overall, metric)]
     if any(len(each.records) > 1 for each in overall):

@@ -96,7 +96,8 @@ def _data_table(rows: Rows, provenance: Mapping[str, Any]) -> Table:
     facts = [_about_data(name, about.get(name, {}), by_name.get((name,), [])) for name in names]
     heads = [head for head in facts[0] if any(fact[head] for fact in facts)] if facts else ["data set"]
     lines = tuple(plain_cells(fact[head] for head in heads) for fact in facts)
-    note = "Sizes of training and test parts are those of a fold."
+    kept = "Equal items, and all items of a group," if "groups" in heads else "Equal items"
+    note = f"{kept} stand on one side. Sizes of training and test parts are those of a fold."
     return Table("The data.", tuple(heads), lines, note, len(lines) > LISTED)
 
 
@@ -107,6 +108,7 @@ def _about_data(name: object, facts: Mapping[str, Any], rows: Rows) -> dict[str,
         "data set": str(name),
         "items": facts.get("n_items"),
         "different": facts.get("n_different"),
+        "groups": facts.get("n_groups"),
         "classes": len(classes) or next(iter(distinct(rows, "n_classes")), None),
         "items of each class": ", ".join(f"{label}: {n:,}" for label, n in classes.items()),
         "trained on": _range(rows, "n_train"),

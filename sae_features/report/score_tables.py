@@ -112,16 +112,20 @@ def methods_table(rows: Rows, metric: str) -> Table:
             cells.append(_mean_cell(here, groups, metric))
         active = [row["active"] for row in here if row.get("active") is not None]
         features = f"{sum(active) / len(active):,.0f}" if active else "–"
-        lines.append((Cell(str(key[0])), Cell(kind_name(here[0].get("kind"))), *cells, Cell(features)))
+        validated = _mean(here, "validation")
+        inner = Cell(f"{validated:.3f}" if validated >= 0 else "–")
+        name, kind = Cell(str(key[0])), Cell(kind_name(here[0].get("kind")))
+        lines.append((name, kind, *cells, inner, Cell(features)))
     columns = [group.name for group in groups]
     if len(groups) > 1 and not is_transfer(rows):
         columns.append("mean")
     title = f"{metric_name(metric)} of all {len(lines)} methods."
     note = (
-        f"Best mean validation score first; ★ marks the method that validation prefers. {INTERVALS} The "
-        "last column says how many features of an item are active."
+        "Sorted by the validation score: the macro-F1 of folds inside the training parts, by which "
+        f"methods are chosen; ★ marks the one that it prefers. {INTERVALS} The last column says how "
+        "many features of an item are active."
     )
-    heads = ("method", "kind", *columns, "active")
+    heads = ("method", "kind", *columns, "validation", "active")
     return Table(title, heads, tuple(lines), note, len(lines) > LONG)
 
 

@@ -43,12 +43,14 @@ if TYPE_CHECKING:
 
 ENDINGS: Final = (".html", ".htm")
 HOW_LATENTS: Final = (
-    "Below each latent are the items that it fires on most, with the token or patch marked. Where a "
-    "class is named, a positive importance speaks for it, a negative one against it."
+    "A coefficient says what the classifier's decision changes by where the latent grows by 1; an "
+    "importance, where it grows by its standard deviation (of permutation: what the score loses). Where "
+    "a class is named, positive speaks for it, negative against it. Below each latent are the items "
+    "that it fires on most, with the token or patch marked."
 )
 NO_PICTURES: Final = (
     'There are no pictures: matplotlib is not installed. With it (pip install "sae-features[plot]"), '
-    "the report can be written again."
+    "it is written again by `sae-features report FOLDER`, with the folder of these results."
 )
 
 

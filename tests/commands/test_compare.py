@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_a_sweep_writes_tables_and_a_page(folder, capsys):
     assert found["control"] in page
 
 
-def test_what_must_not_be_missed_is_said(folder, capsys):
+def test_what_must_not_be_missed_is_said(folder, capsys, monkeypatch):
     table = folder / "snippets.csv"
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
     table.write_text("".join([*lines, *lines[1:4]]), encoding="utf-8")
@@ -89,6 +90,12 @@ def test_what_must_not_be_missed_is_said(folder, capsys):
     warning = "warning: snippets: 3 of 27 items repeat others; equal items stay on one side of a split."
     assert warning in printed
     assert "permuted labels: at chance: mean macro-F1 0." in printed
+    assert "pictures" not in printed
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as where it is not installed
+    assert main(["report", str(folder / "movies")]) == 0
+    assert 'report.html (no pictures: they need `pip install "sae-features[plot]"`)' in (
+        capsys.readouterr().out
+    )
 
 
 def test_again_it_finds_what_was_done_and_writes_where_it_is_told(folder, capsys, monkeypatch):

@@ -67,6 +67,10 @@ def test_an_unknown_key_is_named_with_the_nearest(config, table):
         InvalidParameterError, match=r"mine.toml, data\[0\]: Got key='lable'.* 'label'\?"
     ):
         config(table + "lable = 'x'").data()
+    with pytest.raises(InvalidParameterError, match=r"cv is a key of the whole file; put it above"):
+        config(table + "cv = 3").data()
+    with pytest.raises(InvalidParameterError, match=r"group is a key of \[\[data\]\]\.$"):
+        config("group = 'author'").check_keys(known)
     for name in ("folder", "verbose"):  # said on the command line
         with pytest.raises(InvalidParameterError, match=f"Got key='{name}'"):
             config(f"{name} = true").check_keys(known)
@@ -113,7 +117,7 @@ def test_values_of_the_wrong_kind(config, text, message):
         ("[[data]]\npath = 'reviews.csv'\nmax_items = -4", "Got max_items=-4; expected"),
         ("[[data]]\npath = 'reviews.csv'\nmax_items = '9'", "Got max_items='9'; expected"),
         ("[[data]]\npath = 'reviews.csv'\nwhere = 'en'", "Got where='en'; expected values by name."),
-        ("[[data]]\npath = 'reviews.csv'\ngroup = 'autor'", "reviews: Got column='autor'; expected"),
+        ("[[data]]\npath = 'reviews.csv'\ngroup = 'autor'", "reviews: Got group column='autor'"),
     ],
 )  # fmt: skip
 def test_data_that_cannot_be(config, table, text, message):

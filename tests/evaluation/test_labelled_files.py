@@ -65,7 +65,7 @@ def test_tables_of_all_kinds_hold_the_same(tmp_path, kind):
     assert (data.labels.tolist(), data.classes) == (["5", "1", "1"], ("1", "5"))
     assert (data.groups.tolist(), data.split.tolist()) == (["x", "y", "x"], ["train", "train", "test"])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert data.source == {"file": path.name, "sha256": digest, "column": "review"}
+    assert data.source == {"file": path.name, "sha256": digest, "columns": NAMES}
     english = read_labelled(
         path, columns=Columns("review", "stars"), where={"lang": "en"}, rename={"5": "good"}, name="en"
     )
@@ -101,14 +101,14 @@ def test_labels_that_are_no_texts(tmp_path, kind, values, labels):
 def test_a_column_that_is_not_there(tmp_path, kind):
     path = WRITERS[kind](tmp_path / f"reviews{kind}", ROWS)
     for columns, where, asked in (
-        ({"text": "reviw"}, None, "Got column='reviw'; .* Did you mean 'review'?"),
+        ({"text": "reviw"}, None, "Got text column='reviw'; .* Did you mean 'review'?"),
         (
             {"text": "review"},
             None,
-            "Got column='label'; expected one of review, stars, author, lang, side.",
+            "Got label column='label'; expected one of review, stars, author, lang, side.",
         ),
-        (NAMES | {"group": "autor"}, None, "Got column='autor'; .* Did you mean 'author'?"),
-        (NAMES, {"language": "en"}, "Got column='language'; expected one of"),
+        (NAMES | {"group": "autor"}, None, "Got group column='autor'; .* Did you mean 'author'?"),
+        (NAMES, {"language": "en"}, "Got where column='language'; expected one of"),
     ):
         with pytest.raises(InvalidParameterError, match=f"reviews: {asked}"):
             read_labelled(path, columns=columns, where=where)
@@ -125,7 +125,7 @@ def test_a_row_that_lacks_something_is_named(tmp_path, kind, at, column):
     at = "line 6" if kind in {".csv", ".tsv"} else at
     with pytest.raises(InvalidInputError) as error:
         read_labelled(path, columns=NAMES)
-    assert str(error.value) == f"reviews, {at}: has no {column}; fill it in, or leave the row out."
+    assert str(error.value) == f"reviews, {at}: {column} is missing; fill it in, or leave the row out."
 
 
 def test_labels_that_cannot_be_are_named_by_their_line(tmp_path):
@@ -136,7 +136,7 @@ def test_labels_that_cannot_be_are_named_by_their_line(tmp_path):
         with pytest.raises(InvalidInputError, match=re.escape(message)):
             read_labelled(path)
     path = write_jsonl(tmp_path / "data.jsonl", [good, {"label": 1, "txt": "x"}])
-    with pytest.raises(InvalidInputError, match="data, line 2: has no text"):
+    with pytest.raises(InvalidInputError, match="data, line 2: text is missing"):
         read_labelled(path)
     path = write_jsonl(tmp_path / "data.jsonl", [good, {"text": 3, "label": 1}])
     with pytest.raises(InvalidInputError, match="data, line 2: got text=3; expected a text."):
@@ -144,7 +144,7 @@ def test_labels_that_cannot_be_are_named_by_their_line(tmp_path):
     pq.write_table(
         pa.table({"text": ["x", "y"], "label": [1.0, float("nan")]}), tmp_path / "data.parquet"
     )
-    with pytest.raises(InvalidInputError, match="data, row 1: has no label"):
+    with pytest.raises(InvalidInputError, match="data, row 1: label is missing"):
         read_labelled(tmp_path / "data.parquet")
 
 
@@ -185,9 +185,9 @@ class TestFolders:
         data = read_labelled(tmp_path, columns={"text": "review", "label": "stars"}, name="mine")
         assert data.items == [row["review"] for row in ROWS]
         assert data.split.tolist() == ["train", "train", "test"]
-        assert (data.name, set(data.source)) == ("mine", {"train", "test"})
+        assert (data.name, set(data.source)) == ("mine", {"train", "test", "columns"})
         write_jsonl(tmp_path / "test.jsonl", [{"review": "x", "stars": None}])
-        with pytest.raises(InvalidInputError, match="mine, test.jsonl, line 1: has no stars"):
+        with pytest.raises(InvalidInputError, match="mine, test.jsonl, line 1: stars is missing"):
             read_labelled(tmp_path, columns={"text": "review", "label": "stars"}, name="mine")
 
     def test_one_side_alone_and_two_of_one_side(self, tmp_path):
@@ -317,7 +317,7 @@ class TestHub:
         assert asked == [("owner/reviews", "german")]
         assert (data.items, data.labels.tolist()) == (["a", "b"], ["positive", "negative"])
         assert (data.name, data.split.tolist()) == ("owner/reviews:german", ["train", "test"])
-        assert data.source == {"hub": "owner/reviews:german"}
+        assert data.source["hub"] == "owner/reviews:german"
 
     def test_a_split_in_a_column(self, hub):
         hub(
@@ -332,7 +332,9 @@ class TestHub:
     @pytest.mark.parametrize("label", [-1, None])
     def test_items_without_a_label(self, hub, label):
         hub(train=[{"text": "a", "label": 0}], test=[{"text": "b", "label": label}])
-        with pytest.raises(InvalidInputError, match="reviews, test row 0: has no label; fill it in, or"):
+        with pytest.raises(
+            InvalidInputError, match="reviews, test row 0: label is missing; fill it in, or"
+        ):
             read_labelled("hub:reviews")
 
     def test_what_cannot_be_loaded(self, hub):
@@ -355,6 +357,7 @@ def test_what_cannot_be_asked_for(tmp_path):
             "Got 'a.txt'; expected a folder, or a table of",
         ),
         (AssetNotFoundError, {"path": tmp_path / "a.csv"}, "expected a file there."),
+        (AssetNotFoundError, {"path": tmp_path / "review.csv"}, "there. Did you mean 'reviews.csv'?"),
         (InvalidParameterError, {"path": 3}, "Got path=3; expected a file, a folder, or hub:NAME."),
         (
             InvalidParameterError,

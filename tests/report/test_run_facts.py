@@ -51,6 +51,11 @@ def test_provenance(sweep):
     assert table.rows[1][1].text == "–"
     assert json.loads(blocks[-1].text) == provenance
     assert blocks[-1].summary
+    assert table.note.startswith("Equal items stand on one side")
+    provenance["data"]["bbc-news"]["n_groups"] = 223
+    grouped = data_of(run_blocks(sweep, provenance))
+    assert [row[grouped.columns.index("groups")].text for row in grouped.rows[:2]] == ["223", "–"]
+    assert grouped.note.startswith("Equal items, and all items of a group, stand on one side")
 
 
 def test_languages(transfer):

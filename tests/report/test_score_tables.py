@@ -94,6 +94,7 @@ class TestMethods:
         assert sorted(names) == sorted({r["method"] for r in real})
         validation = [score([r for r in real if r["method"] == n], "validation").mean for n in names]
         assert validation == sorted(validation, reverse=True)
+        assert [cell.text for cell in column(table, "validation")] == [f"{v:.3f}" for v in validation]
         assert table.is_folded
 
     def test_marks_and_active_features(self, real):
@@ -119,7 +120,7 @@ class TestTransfer:
         names = [group.name for group in column_groups(transfer)]
         assert names == ["same language", "zero-shot", "few-shot, 16", "few-shot, 256"]
         table = methods_table(transfer, "macro_f1")
-        assert table.columns == ("method", "kind", *names, "active")
+        assert table.columns == ("method", "kind", *names, "validation", "active")
         here = [r for r in transfer if r["kind"] == "states" and r["setting"] == "zero_shot"]
         mean = np.mean([r["macro_f1"] for r in here])
         assert line(table, "e5-small layer 7 states mean")[3].text == f"{mean:.3f}"
