@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sae_features.report.document import Block, Notices
 from sae_features.report.rows import distinct, grouped, without_controls
-from sae_features.report.run_facts import data_of
+from sae_features.report.run_facts import data_of, is_apart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ def notices_of(rows: Rows, provenance: Mapping[str, Any]) -> list[str]:
     """Return what a reader must not miss, a sentence each."""
     found: list[str] = []
     for name, about in data_of(provenance).items():
-        found += _notices_of_data(str(name), about)
+        found += _notices_of_data(str(name), about, is_apart=is_apart(about, provenance))
     settings = provenance.get("settings")
     on_leak = settings.get("on_leak") if isinstance(settings, dict) else None
     if provenance.get("n_leaking"):
@@ -41,17 +41,15 @@ def notices_of(rows: Rows, provenance: Mapping[str, Any]) -> list[str]:
     return found + _notices_of_rows(rows)
 
 
-def _notices_of_data(name: str, about: Mapping[str, Any]) -> list[str]:
+def _notices_of_data(name: str, about: Mapping[str, Any], *, is_apart: bool) -> list[str]:
     found = []
     if about.get("n_leaking"):
         what = FATES.get(str(about.get("on_leak")), "found")
         found.append(f"{name}: {about['n_leaking']:,} test items that are also trained on were {what}.")
     n, n_different = about.get("n_items"), about.get("n_different")
     if n and n_different and n > n_different:
-        found.append(
-            f"{name}: {n - n_different:,} of {n:,} items repeat others; equal items stay on one side of "
-            "a split."
-        )
+        kept = "; equal items stay on one side of a split" if is_apart else ""
+        found.append(f"{name}: {n - n_different:,} of {n:,} items repeat others{kept}.")
     if about.get("n_conflicting"):
         found.append(f"{name}: {about['n_conflicting']:,} different items have several labels.")
     return found

@@ -96,8 +96,10 @@ def _data_table(rows: Rows, provenance: Mapping[str, Any]) -> Table:
     facts = [_about_data(name, about.get(name, {}), by_name.get((name,), [])) for name in names]
     heads = [head for head in facts[0] if any(fact[head] for fact in facts)] if facts else ["data set"]
     lines = tuple(plain_cells(fact[head] for head in heads) for fact in facts)
-    kept = "Equal items, and all items of a group," if "groups" in heads else "Equal items"
-    note = f"{kept} stand on one side. Sizes of training and test parts are those of a fold."
+    note = "Sizes of training and test parts are those of a fold."
+    if about and all(is_apart(each, provenance) for each in about.values()):
+        kept = "Equal items, and all items of a group," if "groups" in heads else "Equal items"
+        note = f"{kept} stand on one side of a fold. {note}"
     return Table("The data.", tuple(heads), lines, note, len(lines) > LISTED)
 
 
@@ -123,6 +125,14 @@ def _range(rows: Rows, column: str) -> str:
     if not values:
         return ""
     return f"{values[0]:,}" if values[0] == values[-1] else f"{values[0]:,} to {values[-1]:,}"
+
+
+def is_apart(about: Mapping[str, Any], provenance: Mapping[str, Any]) -> bool:
+    """Tell whether no item or group of a data set stands on both sides: none did, or was dropped."""
+    settings = provenance.get("settings")
+    said = settings.get("on_leak") if isinstance(settings, dict) else None
+    n_leaking = about.get("n_leaking") or provenance.get("n_leaking")
+    return not n_leaking or about.get("on_leak", said) == "drop"
 
 
 def data_of(provenance: Mapping[str, Any]) -> dict[Any, dict[str, Any]]:

@@ -126,7 +126,7 @@ def methods_table(rows: Rows, metric: str) -> Table:
         "many features of an item are active."
     )
     if any(here[0].get("kind") == "random_sae" for here in methods.values()):
-        note += " random:4096:32 is an SAE with random weights, 4,096 latents and an L0 of 32 per token."
+        note += " random:4096:32, say, is an SAE with random weights, 4,096 latents and an L0 of 32."
     heads = ("method", "kind", *columns, "validation", "active")
     return Table(title, heads, tuple(lines), note, len(lines) > LONG)
 

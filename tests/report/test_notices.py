@@ -47,6 +47,8 @@ def test_data(rows):
         "a: 40 of 1,000 items repeat others; equal items stay on one side of a split.",
         "a: 3 different items have several labels.",
     ]
+    leaking = {"n_items": 1000, "n_different": 960, "n_leaking": 40, "on_leak": "warn"}
+    assert notices(rows, {"data": {"a": leaking}})[1] == "a: 40 of 1,000 items repeat others."
 
 
 def test_what_was_noted(rows):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from sae_features.report.document import Code, Table
 from sae_features.report.rows import without_controls
 from sae_features.report.run_facts import run_blocks
@@ -56,6 +58,23 @@ def test_provenance(sweep):
     grouped = data_of(run_blocks(sweep, provenance))
     assert [row[grouped.columns.index("groups")].text for row in grouped.rows[:2]] == ["223", "–"]
     assert grouped.note.startswith("Equal items, and all items of a group, stand on one side")
+
+
+@pytest.mark.parametrize(
+    ("provenance", "is_said"),
+    [
+        ({"data": {"a": {"n_items": 9, "n_leaking": 2, "on_leak": "warn"}}}, False),
+        ({"data": {"a": {"n_items": 9, "n_leaking": 2, "on_leak": "drop"}}}, True),
+        ({"data": {"a": {"n_items": 9, "n_leaking": 0, "on_leak": "warn"}}}, True),
+        ({"data": {"a": {"n_items": 9}}, "n_leaking": 2, "settings": {"on_leak": "warn"}}, False),
+        ({"data": {"a": {"n_items": 9}}, "n_leaking": 2, "settings": {"on_leak": "drop"}}, True),
+        ({}, False),
+    ],
+)
+def test_one_side_is_claimed_where_it_is_so(sweep, provenance, is_said):
+    note = data_of(run_blocks(sweep, provenance)).note
+    assert ("one side" in note) == is_said
+    assert note.endswith("Sizes of training and test parts are those of a fold.")
 
 
 def test_languages(transfer):
